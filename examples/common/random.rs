@@ -1,0 +1,61 @@
+//! SplitMix64: the same numbers on every machine, from a seed.
+
+/// A generator of 64-bit numbers (Steele, Lea and Flood 2014); not for secrets.
+#[derive(Debug, Clone)]
+pub struct SplitMix64(u64);
+
+impl SplitMix64 {
+    /// A generator that starts from `seed`.
+    pub fn new(seed: u64) -> Self {
+        Self(seed)
+    }
+
+    /// The next number.
+    pub fn next_u64(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        let z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        z ^ (z >> 31)
+    }
+
+    /// Uniform in `low..high`; every value is exact in f32 before scaling.
+    pub fn uniform(&mut self, low: f32, high: f32) -> f32 {
+        low + (high - low) * ((self.next_u64() >> 40) as f32 / (1_u32 << 24) as f32)
+    }
+
+    /// Uniform in `0..n`, or 0 for `n = 0`; the bias of `n / 2^64` does not matter here.
+    pub fn below(&mut self, n: usize) -> usize {
+        ((u128::from(self.next_u64()) * n as u128) >> 64) as usize
+    }
+}
+
+/// A number that depends on every byte of `name` and on `seed`.
+pub fn hash_name(name: &str, seed: u64) -> u64 {
+    name.bytes().fold(seed, |state, byte| {
+        SplitMix64::new(state ^ u64::from(byte)).next_u64()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_numbers_are_the_published_ones() {
+        let mut random = SplitMix64::new(1_234_567);
+        assert_eq!(
+            [random.next_u64(), random.next_u64()],
+            [6_457_827_717_110_365_317, 3_203_168_211_198_807_973]
+        );
+    }
+
+    #[test]
+    fn draws_stay_in_range() {
+        let mut random = SplitMix64::new(3);
+        for _ in 0..1000 {
+            assert!((-2.0..5.0).contains(&random.uniform(-2.0, 5.0)));
+            assert!(random.below(7) < 7);
+        }
+        assert_eq!(random.below(0), 0);
+    }
+}

@@ -1,0 +1,227 @@
+//! The codebook as search reads it: panels of 64 codes, built once per codebook change.
+
+use crate::element::Element;
+use crate::error::{Error, Result, same};
+use crate::matrix::MatRef;
+use crate::ops::search::{HalfNorms, check_codebook};
+use crate::simd::Isa;
+
+/// Codes in a panel. Every tier's register width divides it.
+pub const PANEL: usize = 64;
+
+/// The most codes that a codebook may have.
+pub const MAX_CODES: usize = 1 << 24;
+
+/// The most dimensions that a code may have.
+pub const MAX_DIM: usize = 4096;
+
+/// How a row and a code are compared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Metric {
+    /// The largest inner product of what is passed. Cosine similarity where rows and codes are
+    /// [normalized](crate::ops::normalize) first; search itself never normalizes.
+    Cosine,
+    /// The smallest Euclidean distance, as the largest `x·c − ½‖c‖²`.
+    L2,
+}
+
+impl Metric {
+    /// `"cosine"` or `"l2"`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Cosine => "cosine",
+            Self::L2 => "l2",
+        }
+    }
+}
+
+/// Sixteen f32 on a cache line of their own: the unit of a packed codebook's storage.
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[repr(C, align(64))]
+pub struct Line(pub [f32; 16]);
+
+// SAFETY: 16 f32 fill its 64 bytes, and zero bits are a value of each.
+unsafe impl bytemuck::Zeroable for Line {}
+// SAFETY: 16 f32 fill its 64 bytes without padding, and every bit pattern is a value of each.
+unsafe impl bytemuck::Pod for Line {}
+
+/// A codebook packed for search; `S` is the storage: `&[Line]`, `&mut [Line]`, `Vec<Line>`, …
+///
+/// Panel `p` holds codes `64 p .. 64 p + 64` transposed, `[dim][64]`; the last one is filled up with
+/// NaN, which never wins. For [`Metric::L2`] the panels are followed by `h_k = −½ n_k` for each code.
+///
+/// ```
+/// use vq_kernels::{Line, MatRef, Metric, PackedCodebook};
+/// let codes = [1.0f32, 0.0, 0.0, 1.0, -1.0, 0.0]; // 3 codes of 2 dimensions
+/// let mut storage = [Line([0.0; 16]); PackedCodebook::lines_len(3, 2, Metric::L2)];
+/// let packed = PackedCodebook::pack_into(MatRef::new(&codes, 3, 2)?, Metric::L2, &mut storage[..])?;
+/// assert_eq!((packed.codes(), packed.dim()), (3, 2));
+/// # Ok::<(), vq_kernels::Error>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct PackedCodebook<S> {
+    lines: S,
+    codes: usize,
+    dim: usize,
+    metric: Metric,
+}
+
+impl PackedCodebook<&[Line]> {
+    /// Number of [`Line`]s that `codes × dim` take when packed (saturated at `usize::MAX`).
+    pub const fn lines_len(codes: usize, dim: usize, metric: Metric) -> usize {
+        let panels = codes.div_ceil(PANEL);
+        let norms = match metric {
+            Metric::Cosine => 0,
+            Metric::L2 => 1,
+        };
+        panels.saturating_mul(dim.saturating_add(norms)).saturating_mul(PANEL / 16)
+    }
+}
+
+impl<S: AsRef<[Line]>> PackedCodebook<S> {
+    /// Takes lines that [`pack_into`](Self::pack_into) wrote before, from a file or from flash.
+    ///
+    /// # Errors
+    /// As [`pack_into`](Self::pack_into). The lines' contents are not checked: any contents are
+    /// safe, and only those of `pack_into` give the contract's codes.
+    pub fn from_lines(lines: S, codes: usize, dim: usize, metric: Metric) -> Result<Self> {
+        check_codebook("pack", codes, dim)?;
+        same("pack", "number of lines", PackedCodebook::lines_len(codes, dim, metric), lines.as_ref().len())?;
+        Ok(Self { lines, codes, dim, metric })
+    }
+
+    /// Number of codes.
+    pub fn codes(&self) -> usize {
+        self.codes
+    }
+
+    /// Dimensions of a code.
+    pub fn dim(&self) -> usize {
+        self.dim
+    }
+
+    /// How rows and codes are compared.
+    pub fn metric(&self) -> Metric {
+        self.metric
+    }
+
+    /// The storage, as [`from_lines`](Self::from_lines) takes it.
+    pub fn lines(&self) -> &[Line] {
+        self.lines.as_ref()
+    }
+
+    pub(crate) fn view(&self) -> PackedCodebook<&[Line]> {
+        PackedCodebook { lines: self.lines.as_ref(), codes: self.codes, dim: self.dim, metric: self.metric }
+    }
+
+    pub(crate) fn panels(&self) -> usize {
+        self.codes.div_ceil(PANEL)
+    }
+
+    /// Panel `p`, `[dim][64]`.
+    pub(crate) fn panel(&self, p: usize) -> &[f32] {
+        let floats: &[f32] = bytemuck::cast_slice(self.lines.as_ref());
+        &floats[p * self.dim * PANEL..][..self.dim * PANEL]
+    }
+
+    /// The `h` of panel `p`'s codes; none for cosine, whose chains start at +0.
+    pub(crate) fn half_norms(&self, p: usize) -> Option<&[f32]> {
+        let floats: &[f32] = bytemuck::cast_slice(self.lines.as_ref());
+        match self.metric {
+            Metric::Cosine => None,
+            Metric::L2 => Some(&floats[(self.panels() * self.dim + p) * PANEL..][..PANEL]),
+        }
+    }
+}
+
+impl<S: AsRef<[Line]> + AsMut<[Line]>> PackedCodebook<S> {
+    /// Packs `codebook` `[codes, dim]` for `metric` into `lines`.
+    ///
+    /// # Errors
+    /// [`Error::Empty`] and [`Error::TooLarge`] for a codebook with no codes or dimensions, or more
+    /// than [`MAX_CODES`] or [`MAX_DIM`]; [`Error::Shape`] unless `lines` has
+    /// [`lines_len`](PackedCodebook::lines_len) elements.
+    pub fn pack_into<E: Element>(codebook: MatRef<E>, metric: Metric, lines: S) -> Result<Self> {
+        let mut packed = Self::from_lines(lines, codebook.rows(), codebook.cols(), metric)?;
+        packed.pack_all(codebook);
+        Ok(packed)
+    }
+
+    /// Packs a changed codebook of the same shape again.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] where the shape differs.
+    pub fn repack<E: Element>(&mut self, codebook: MatRef<E>) -> Result<()> {
+        self.check_same(&codebook)?;
+        self.pack_all(codebook);
+        Ok(())
+    }
+
+    /// Packs only the codes in `changed` again, from the whole `codebook`.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] where the shape differs, [`Error::CodeOutOfRange`] for a code that does not
+    /// exist; nothing has been changed then.
+    pub fn repack_codes<E: Element>(&mut self, codebook: MatRef<E>, changed: &[u32]) -> Result<()> {
+        self.check_same(&codebook)?;
+        let codes = self.codes;
+        if let Some(row) = changed.iter().position(|&k| k as usize >= codes) {
+            return Err(Error::CodeOutOfRange { op: "repack", row, code: changed[row], codes });
+        }
+        for &k in changed {
+            self.pack_code(k as usize, codebook.row(k as usize));
+        }
+        match changed.len() < self.panels() {
+            true => self.pack_half_norms(changed.iter().map(|&k| k as usize / PANEL)),
+            false => self.pack_half_norms(0..self.panels()),
+        }
+        Ok(())
+    }
+
+    fn check_same<E>(&self, codebook: &MatRef<E>) -> Result<()> {
+        same("repack", "number of codes", self.codes, codebook.rows())?;
+        same("repack", "dim", self.dim, codebook.cols())
+    }
+
+    fn pack_all<E: Element>(&mut self, codebook: MatRef<E>) {
+        for k in 0..self.codes {
+            self.pack_code(k, codebook.row(k));
+        }
+        // The last panel's missing codes: NaN in every dimension, and so in h.
+        let used = self.codes - (self.panels() - 1) * PANEL;
+        let last = (self.panels() - 1) * self.dim * PANEL..self.panels() * self.dim * PANEL;
+        let floats: &mut [f32] = bytemuck::cast_slice_mut(self.lines.as_mut());
+        floats[last].chunks_exact_mut(PANEL).for_each(|column| column[used..].fill(f32::NAN));
+        self.pack_half_norms(0..self.panels());
+    }
+
+    fn pack_code<E: Element>(&mut self, k: usize, code: &[E]) {
+        let floats: &mut [f32] = bytemuck::cast_slice_mut(self.lines.as_mut());
+        let panel = &mut floats[k / PANEL * self.dim * PANEL..][..self.dim * PANEL];
+        for (slot, &c) in panel[k % PANEL..].iter_mut().step_by(PANEL).zip(code) {
+            *slot = c.to_f32();
+        }
+    }
+
+    fn pack_half_norms(&mut self, panels: impl Iterator<Item = usize>) {
+        if self.metric == Metric::L2 {
+            let (all, dim) = (self.panels() * self.dim * PANEL, self.dim);
+            let floats: &mut [f32] = bytemuck::cast_slice_mut(self.lines.as_mut());
+            let (codes, half_norms) = floats.split_at_mut(all);
+            Isa::detect().run(HalfNorms { panels, codes, half_norms, dim });
+        }
+    }
+}
+
+#[cfg(feature = "alloc")]
+impl PackedCodebook<alloc::vec::Vec<Line>> {
+    /// Packs `codebook` `[codes, dim]` for `metric` into storage of its own.
+    ///
+    /// # Errors
+    /// As [`pack_into`](Self::pack_into).
+    pub fn new<E: Element>(codebook: MatRef<E>, metric: Metric) -> Result<Self> {
+        check_codebook("pack", codebook.rows(), codebook.cols())?;
+        let len = PackedCodebook::lines_len(codebook.rows(), codebook.cols(), metric);
+        Self::pack_into(codebook, metric, alloc::vec![Line([0.0; 16]); len])
+    }
+}

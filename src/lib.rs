@@ -1,0 +1,27 @@
+#![doc = include_str!("lib.md")]
+#![no_std]
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
+#[cfg(feature = "alloc")]
+extern crate alloc;
+#[cfg(any(feature = "std", test))]
+extern crate std;
+
+mod codebook;
+mod cpu;
+mod element;
+mod error;
+mod matrix;
+mod real;
+mod simd;
+
+pub mod ops;
+pub mod rng;
+
+pub use codebook::{Line, MAX_CODES, MAX_DIM, Metric, PANEL, PackedCodebook};
+pub use cpu::{Cpu, Pool};
+pub use element::{Code, Element, NO_CODE};
+pub use error::{Error, Result};
+pub use matrix::{MatMut, MatRef};
+pub use real::Real;
+pub use simd::Isa;
