@@ -15,7 +15,11 @@ mod matrix;
 mod real;
 mod simd;
 
+#[cfg(feature = "alloc")]
+pub mod kmeans;
 pub mod ops;
+#[cfg(feature = "alloc")]
+pub mod quantizer;
 pub mod rng;
 
 pub use codebook::{Line, MAX_CODES, MAX_DIM, Metric, PANEL, PackedCodebook};

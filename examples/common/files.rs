@@ -5,7 +5,7 @@ use std::io::{self, BufRead, BufReader, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
-use tempfile::NamedTempFile;
+use tempfile::TempPath;
 
 use super::failure::{At, Failure};
 
@@ -14,7 +14,8 @@ const BUFFER: usize = 1 << 20;
 
 /// A file in the making: a temporary neighbour of `path`, renamed by [`commit`](Self::commit) and removed when dropped before.
 pub struct AtomicFile {
-    temporary: BufWriter<NamedTempFile>,
+    buffer: BufWriter<File>,
+    temporary: TempPath,
     path: PathBuf,
 }
 
@@ -34,8 +35,11 @@ impl AtomicFile {
             .suffix(".part")
             .make_in(directory(path), |temporary| File::create_new(temporary))
             .at("create", path)?;
+        // Its own `Write` would add the temporary name to every message.
+        let (file, temporary) = temporary.into_parts();
         Ok(Self {
-            temporary: BufWriter::with_capacity(BUFFER, temporary),
+            buffer: BufWriter::with_capacity(BUFFER, file),
+            temporary,
             path: path.to_owned(),
         })
     }
@@ -47,13 +51,19 @@ impl AtomicFile {
 
     /// Puts the finished file in its place, and replaces what was there.
     pub fn commit(self) -> Result<(), Failure> {
-        let Self { temporary, path } = self;
-        let temporary = temporary
+        let Self {
+            buffer,
+            temporary,
+            path,
+        } = self;
+        let file = buffer
             .into_inner()
             .map_err(io::IntoInnerError::into_error)
             .at("write", &path)?;
         // Before the rename: after a power failure the new name must not stand for missing bytes.
-        temporary.as_file().sync_all().at("write", &path)?;
+        file.sync_all().at("write", &path)?;
+        // Windows does not rename open files.
+        drop(file);
         temporary
             .persist(&path)
             .map_err(|cause| Failure::io("rename the finished file to", &path, &cause.error))?;
@@ -63,11 +73,11 @@ impl AtomicFile {
 
 impl Write for AtomicFile {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.temporary.write(bytes)
+        self.buffer.write(bytes)
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.temporary.flush()
+        self.buffer.flush()
     }
 }
 

@@ -2,12 +2,12 @@
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
-use std::io::{BufReader, Cursor, Read};
+use std::io::{BufReader, Cursor, ErrorKind, Read};
 use std::path::Path;
 
 use image::{DynamicImage, ImageReader, Limits};
 
-use super::failure::{At, Context, Failure};
+use super::failure::{At, Failure};
 use super::random::hash_name;
 use super::terminal::{Count, Progress};
 
@@ -16,7 +16,9 @@ const LARGEST_FILE: u64 = 256 << 20;
 const LARGEST_SIDE: u32 = 1 << 15;
 
 /// Files next to a picture whose pixels are labels, distances or directions.
-const LABEL_MAPS: [&str; 5] = ["_sem", "_inst", "_depth_mm", "_normal", "_mask"];
+///
+/// Masks (`_mask.png`) are told apart by their type as well, as photos of a ski mask are stored as JPEG.
+const LABEL_MAPS: [&str; 4] = ["_sem", "_inst", "_depth_mm", "_normal"];
 
 /// A picture in memory.
 #[derive(Debug, Clone, PartialEq)]
@@ -34,7 +36,7 @@ pub struct Rgb {
 /// Loads all pictures under a directory or in an uncompressed `.tar` file, sorted by name.
 ///
 /// Grey, palette and 16-bit pictures become RGB, and a transparent one is seen on black. A picture that cannot be decoded is skipped with a
-/// warning; other files and label maps (`*_sem.png`, `*_inst`, `*_depth_mm`, `*_normal`, `*_mask`) are skipped silently.
+/// warning; other files and label maps (`*_sem.png`, `*_inst`, `*_depth_mm`, `*_normal`, `*_mask.png`) are skipped silently.
 pub fn load_images(path: &Path, progress: bool) -> Result<Vec<Rgb>, Failure> {
     let about = fs::metadata(path).at("read", path)?;
     let mut loader = Loader {
@@ -95,9 +97,9 @@ impl Loader {
         }
         self.progress.done();
         if read == 0 {
-            let where_to = path.display();
+            let place = path.display();
             return Err(Failure::new(format!(
-                "`{where_to}` has no readable picture: looked for .png, .jpg and .jpeg files, also in its directories"
+                "`{place}` has no readable picture: looked for .png, .jpg and .jpeg files, also in its directories"
             )));
         }
         // Archives list their files in any order; a run must not depend on it.
@@ -109,14 +111,12 @@ impl Loader {
 
 /// Whether a name is that of a picture to learn from.
 fn is_picture(name: &Path) -> bool {
-    let extension = name.extension().and_then(OsStr::to_str).unwrap_or_default();
+    let extension = name.extension().unwrap_or_default();
     let stem = name.file_stem().unwrap_or_default().to_string_lossy();
-    let hidden = stem.starts_with('.');
-    ["png", "jpg", "jpeg"]
-        .iter()
-        .any(|known| extension.eq_ignore_ascii_case(known))
-        && !hidden
-        && !LABEL_MAPS.iter().any(|map| stem.ends_with(map))
+    let is = |known: &str| extension.eq_ignore_ascii_case(known);
+    let label_map = LABEL_MAPS.iter().any(|map| stem.ends_with(map));
+    let mask = is("png") && stem.ends_with("_mask");
+    (is("png") || is("jpg") || is("jpeg")) && !stem.starts_with('.') && !label_map && !mask
 }
 
 fn slashed(name: &Path) -> String {
@@ -146,17 +146,14 @@ fn picture_files(root: &Path) -> Result<Vec<std::path::PathBuf>, Failure> {
 }
 
 fn load_tar(path: &Path, loader: &mut Loader) -> Result<(), Failure> {
-    let refuse = || {
-        format!(
-            "`{}` is neither a directory nor a whole, uncompressed tar archive",
-            path.display()
-        )
-    };
     let mut archive = tar::Archive::new(BufReader::new(File::open(path).at("read", path)?));
-    for entry in archive.entries().context(refuse)? {
-        let entry = entry.context(refuse)?;
+    for entry in archive.entries().map_err(|cause| not_a_tar(path, &cause))? {
+        let entry = entry.map_err(|cause| not_a_tar(path, &cause))?;
         let end = entry.raw_file_position().saturating_add(entry.size());
-        let name = entry.path().context(refuse)?.into_owned();
+        let name = entry
+            .path()
+            .map_err(|cause| not_a_tar(path, &cause))?
+            .into_owned();
         if entry.header().entry_type().is_file() && is_picture(&name) {
             let size = entry.size();
             let bytes = read_bounded(entry);
@@ -176,6 +173,22 @@ fn load_tar(path: &Path, loader: &mut Loader) -> Result<(), Failure> {
         }
     }
     Ok(())
+}
+
+/// What the archive reader objects to: the disk's own troubles keep their cause; its other messages quote the file's bytes, which are no text.
+fn not_a_tar(path: &Path, cause: &std::io::Error) -> Failure {
+    match cause.kind() {
+        ErrorKind::Other
+        | ErrorKind::InvalidData
+        | ErrorKind::InvalidInput
+        | ErrorKind::UnexpectedEof => {
+            let refused = path.display();
+            Failure::new(format!(
+                "`{refused}` is neither a directory nor a whole, uncompressed tar archive: unpack it, or make or fetch it again"
+            ))
+        }
+        _ => Failure::io("read", path, cause),
+    }
 }
 
 fn read_bounded(source: impl Read) -> std::io::Result<Vec<u8>> {

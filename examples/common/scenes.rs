@@ -87,7 +87,7 @@ impl Picture {
                     .min(self.size)
         };
         let (columns, rows, pixel) = (range(left_right), range(top_bottom), self.pixel);
-        let lines = self.colours.chunks_exact_mut(self.size).enumerate();
+        let lines = self.colours.chunks_exact_mut(self.size.max(1)).enumerate();
         for (row, line) in lines.skip(rows.start).take(rows.len()) {
             for (column, colour) in line
                 .iter_mut()
@@ -365,7 +365,7 @@ mod tests {
         let mut spreads: Vec<f32> = Vec::new();
         for seed in 0..16 {
             let patches =
-                super::super::patches::patch_rows(&[render(seed, 64)], 4).expect("patches");
+                super::super::patches::patch_rows(&[render(seed, 128)], 4).expect("patches");
             spreads.extend(patches.rows.chunks(patches.dim).map(|row| {
                 let green: Vec<f32> = row.iter().skip(1).step_by(3).copied().collect();
                 let mean = green.iter().sum::<f32>() / green.len() as f32;

@@ -125,6 +125,21 @@ impl<S: AsRef<[i64]> + AsMut<[i64]>> Statistics<S> {
         }
     }
 
+    /// Makes room for rows within ±2^`exponent`, a larger one than before: sums are rounded once, to
+    /// even, to the coarser unit.
+    pub(crate) fn coarsen(&mut self, exponent: i32) {
+        let exponent = exponent.clamp(self.exponent, 128);
+        // i64 to f64 and back would round twice; i128 halves are exact.
+        let shift = (exponent - self.exponent).min(100) as u32;
+        for sum in self.sums.as_mut().iter_mut().filter(|sum| **sum != 0) {
+            let (wide, half) = (i128::from(*sum), (1i128 << shift) >> 1);
+            let floor = wide >> shift;
+            let rest = wide - (floor << shift);
+            *sum = (floor + i128::from(rest > half || (rest == half && half > 0 && floor & 1 == 1))) as i64;
+        }
+        self.exponent = exponent;
+    }
+
     /// Adds the rows of `x` `[rows, dim]` to their `codes` `[rows]`, and returns how many rows with
     /// a code were left out for an infinity or NaN in them.
     ///

@@ -27,6 +27,23 @@ fn tar_of(files: &[(&str, &[u8])]) -> Vec<u8> {
     archive.into_inner().expect("an archive in memory")
 }
 
+#[test]
+fn label_maps_are_told_from_pictures() {
+    for (name, expected) in [
+        ("a.png", true),
+        ("a/b.JPEG", true),
+        ("796_n04229816_ski_mask.jpg", true),
+        ("frame_mask.png", false),
+        ("1_sem.png", false),
+        ("1_normal.jpg", false),
+        ("._a.jpg", false),
+        ("a.gif", false),
+        ("png", false),
+    ] {
+        assert_eq!(is_picture(Path::new(name)), expected, "{name}");
+    }
+}
+
 fn grey(value: u8) -> Vec<u8> {
     png(GrayImage::from_pixel(3, 2, Luma([value])))
 }

@@ -150,7 +150,9 @@ impl Ranged for Axis {
     type ValueType = f64;
 
     fn map(&self, value: &f64, (from, to): (i32, i32)) -> i32 {
-        (f64::from(from) + self.place(*value) * f64::from(to - from)).round() as i32
+        // Values beyond a given range run along the edge instead of over the title.
+        let place = self.place(*value).clamp(0.0, 1.0);
+        (f64::from(from) + place * f64::from(to - from)).round() as i32
     }
 
     fn key_points<Hint: KeyPointHint>(&self, hint: Hint) -> Vec<f64> {

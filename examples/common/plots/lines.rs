@@ -16,7 +16,7 @@ pub struct LineOptions {
     pub log_x: bool,
     /// A logarithmic y axis: points at 0 and below are left out.
     pub log_y: bool,
-    /// The ends of the y axis, instead of those of the data.
+    /// The ends of the y axis, instead of those of the data: values beyond are drawn at the end.
     pub y_range: Option<(f64, f64)>,
 }
 

@@ -26,7 +26,7 @@ fn ticks_are_round_and_few() {
 
 #[test]
 fn legends_wrap_before_the_edge() {
-    let places = legend_places(&["one", "a longer name", "three"], 200);
+    let places = legend_places(&["one", "a longer name", "three"], 240);
     assert_eq!(
         places.iter().map(|place| place.1).collect::<Vec<_>>(),
         [0, 0, 1]

@@ -1,0 +1,262 @@
+//! Codebook building, out of search and exact sums: seeds from a stream, Lloyd, mini-batch.
+//!
+//! 100,000 centres from batches of any size: [`Seeds`] draws distinct rows over the whole stream,
+//! [`KMeans`] improves them pass by pass. Nothing depends on how the stream is cut into batches, but
+//! for [`KMeans::mini_batch`], whose steps are the batches.
+//!
+//! Sources: Lloyd, "Least squares quantization in PCM" (IEEE TIT 1982); Sculley, "Web-scale k-means
+//! clustering" (WWW 2010), algorithm 1.
+
+use alloc::collections::BTreeMap;
+use alloc::vec::Vec;
+
+use crate::codebook::{Line, Metric, PackedCodebook};
+use crate::cpu::Cpu;
+use crate::error::{Result, same};
+use crate::matrix::{MatMut, MatRef};
+use crate::ops::ema::{self, Statistics};
+use crate::ops::restart::hash;
+use crate::ops::search::check_codebook;
+use crate::rng::philox;
+
+/// Draws `codes` distinct rows from a stream of batches, each distinct value with the same chance.
+///
+/// Each value has a key, a keyed hash of its bits; the smallest keys are kept (bottom-k sampling), so
+/// the draw does not depend on order, batches or repetitions. A batch may have fewer rows than `codes`.
+#[derive(Clone, Debug)]
+pub struct Seeds {
+    codes: usize,
+    dim: usize,
+    seed: u64,
+    kept: BTreeMap<u64, Vec<f32>>,
+}
+
+impl Seeds {
+    /// For `codes` centres of `dim` dimensions.
+    ///
+    /// # Errors
+    /// [`Error::Empty`] and [`Error::TooLarge`] as for a codebook of that shape.
+    pub fn new(codes: usize, dim: usize, seed: u64) -> Result<Self> {
+        check_codebook("seeds", codes, dim)?;
+        Ok(Self { codes, dim, seed, kept: BTreeMap::new() })
+    }
+
+    /// Offers the rows of `x` `[rows, dim]`; those with infinities or NaN are left out.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] where the dimensions differ.
+    pub fn offer(&mut self, x: MatRef) -> Result<()> {
+        same("seeds", "columns of x", self.dim, x.cols())?;
+        for row in (0..x.rows()).map(|row| x.row(row)).filter(|x| x.iter().all(|x| x.is_finite())) {
+            let h = hash(row);
+            let key = [self.seed as u32, (self.seed >> 32) as u32];
+            let words = philox(key, [h as u32, (h >> 32) as u32, 0, 0]);
+            let key = u64::from(words[0]) | u64::from(words[1]) << 32;
+            let full = self.kept.len() == self.codes;
+            if full && self.kept.last_key_value().is_some_and(|(&largest, _)| key >= largest) {
+                continue;
+            }
+            if self.kept.insert(key, row.to_vec()).is_none() && full {
+                self.kept.pop_last();
+            }
+        }
+        Ok(())
+    }
+
+    /// How many distinct rows have been drawn so far.
+    pub fn len(&self) -> usize {
+        self.kept.len()
+    }
+
+    /// Whether no row has been drawn yet.
+    pub fn is_empty(&self) -> bool {
+        self.kept.is_empty()
+    }
+
+    /// The centres `[codes, dim]`.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] where the stream had fewer distinct rows than `codes`.
+    pub fn finish(self) -> Result<Vec<f32>> {
+        same("seeds", "number of distinct rows offered", self.codes, self.kept.len())?;
+        Ok(self.kept.into_values().flatten().collect())
+    }
+}
+
+/// What a pass over the data came to.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Pass {
+    /// Rows that had a centre.
+    pub rows: u64,
+    /// Mean squared distance of a row from its centre before the pass moved it.
+    pub inertia: f64,
+    /// Centres that no row fell to.
+    pub empty: usize,
+    /// Of those, how many were refilled by rows far from their centres.
+    pub refilled: usize,
+}
+
+/// Centres, and what the pass that is under way has gathered.
+#[derive(Clone, Debug)]
+pub struct KMeans {
+    metric: Metric,
+    dim: usize,
+    centres: Vec<f32>,
+    packed: PackedCodebook<Vec<Line>>,
+    statistics: Statistics<Vec<i64>>,
+    /// Rows that each centre was made of: mini-batch's learning rate is its inverse.
+    seen: Vec<f64>,
+    /// Rows that fell to each centre in this pass.
+    hits: Vec<u64>,
+    rows: u64,
+    squared: f64,
+    /// The rows farthest from their centres: candidates for empty ones, by distance and value.
+    farthest: BTreeMap<(u32, u64), Vec<f32>>,
+    codes: Vec<u32>,
+    scores: Vec<f32>,
+}
+
+impl KMeans {
+    /// From `centres` `[codes, dim]`. With [`Metric::Cosine`] (spherical k-means) rows and centres are
+    /// expected to be unit rows, and centres stay so.
+    ///
+    /// # Errors
+    /// [`Error::Empty`] and [`Error::TooLarge`] as for a codebook of that shape; [`Error::Shape`] unless
+    /// there are `codes * dim` elements.
+    pub fn new(centres: Vec<f32>, codes: usize, dim: usize, metric: Metric) -> Result<Self> {
+        let packed = PackedCodebook::new(MatRef::new(&centres, codes, dim)?, metric)?;
+        Ok(Self {
+            metric,
+            dim,
+            packed,
+            statistics: Statistics::new(codes, dim, 0)?,
+            centres,
+            seen: alloc::vec![0.0; codes],
+            hits: alloc::vec![0; codes],
+            rows: 0,
+            squared: 0.0,
+            farthest: BTreeMap::new(),
+            codes: Vec::new(),
+            scores: Vec::new(),
+        })
+    }
+
+    /// The centres, `[codes, dim]`.
+    pub fn centres(&self) -> MatRef<'_> {
+        let rows = self.centres.len() / self.dim;
+        MatRef::new(&self.centres, rows, self.dim).unwrap_or_else(|_| unreachable!("the shape is checked in `new`"))
+    }
+
+    /// Lloyd: adds a batch's rows to their nearest centres; [`finish_pass`](Self::finish_pass) moves
+    /// the centres. Sums are exact; where a later batch has larger elements than any before it in the
+    /// pass, earlier sums are rounded once to the coarser unit.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] where the dimensions differ, [`Error::Value`] for weights outside `0..=1`,
+    /// [`Error::Overflow`] where a centre takes more than 2²² rows in a pass.
+    pub fn accumulate(&mut self, cpu: &Cpu, x: MatRef, weights: Option<&[f32]>) -> Result<()> {
+        self.assign(cpu, x, weights)?;
+        let exponent = ema::exponent(x, &self.codes, weights)?;
+        if exponent > self.statistics.exponent() {
+            self.statistics.coarsen(exponent);
+        }
+        self.statistics.accumulate(cpu, x, &self.codes, weights)?;
+        Ok(())
+    }
+
+    /// Mini-batch: moves each hit centre to the mean of all rows that it ever took.
+    ///
+    /// # Errors
+    /// As [`accumulate`](Self::accumulate).
+    pub fn mini_batch(&mut self, cpu: &Cpu, x: MatRef, weights: Option<&[f32]>) -> Result<()> {
+        self.assign(cpu, x, weights)?;
+        self.statistics.clear(ema::exponent(x, &self.codes, weights)?);
+        self.statistics.accumulate(cpu, x, &self.codes, weights)?;
+        self.move_centres(cpu, true)
+    }
+
+    /// Ends a pass: moves Lloyd's centres to the means of their rows, refills empty centres with the
+    /// rows that lay farthest from theirs (distinct ones, at most a 64th of the centres and at least
+    /// 64 of them a pass), and starts the next pass.
+    ///
+    /// # Errors
+    /// None that a caller can cause.
+    pub fn finish_pass(&mut self, cpu: &Cpu) -> Result<Pass> {
+        self.move_centres(cpu, false)?;
+        let mut pass = Pass { rows: self.rows, inertia: self.squared / (self.rows.max(1)) as f64, empty: 0, refilled: 0 };
+        let mut refilled = Vec::new();
+        for k in (0..self.hits.len()).filter(|&k| self.hits[k] == 0) {
+            pass.empty += 1;
+            if let Some((_, row)) = self.farthest.pop_last() {
+                self.centres[k * self.dim..][..self.dim].copy_from_slice(&row);
+                self.seen[k] = 0.0;
+                refilled.push(k as u32);
+            }
+        }
+        pass.refilled = refilled.len();
+        self.repack(&refilled)?;
+        self.hits.fill(0);
+        self.farthest.clear();
+        (self.rows, self.squared) = (0, 0.0);
+        Ok(pass)
+    }
+
+    /// Codes and scores of a batch, and what the pass wants to know of them.
+    fn assign(&mut self, cpu: &Cpu, x: MatRef, weights: Option<&[f32]>) -> Result<()> {
+        self.codes.resize(x.rows(), 0);
+        self.scores.resize(x.rows(), 0.0);
+        crate::ops::search(cpu, x, weights, &self.packed, &mut self.codes, Some(&mut self.scores))?;
+        let room = (self.hits.len() / 64).max(64);
+        for row in (0..x.rows()).filter(|&row| self.codes[row] != crate::NO_CODE) {
+            let k = self.codes[row] as usize;
+            let squares = |row: &[f32]| row.iter().map(|&x| f64::from(x) * f64::from(x)).sum::<f64>();
+            let n = squares(x.row(row));
+            // ‖x − c‖² from the score; cosine's needs ‖c‖² too.
+            let distance = match self.metric {
+                Metric::L2 => n - 2.0 * f64::from(self.scores[row]),
+                Metric::Cosine => n + squares(&self.centres[k * self.dim..][..self.dim]) - 2.0 * f64::from(self.scores[row]),
+            };
+            if !distance.is_finite() {
+                continue;
+            }
+            let distance = distance.max(0.0);
+            self.hits[k] += 1;
+            self.rows += 1;
+            self.squared += distance;
+            // Non-negative floats order as their bits do.
+            let key = ((distance as f32).to_bits(), hash(x.row(row)));
+            let beats = self.farthest.len() < room || self.farthest.first_key_value().is_some_and(|(&least, _)| key > least);
+            if beats && self.farthest.insert(key, x.row(row).to_vec()).is_none() && self.farthest.len() > room {
+                self.farthest.pop_first();
+            }
+        }
+        Ok(())
+    }
+
+    /// Moves hit centres to the mean of this statistics' rows (`keep`: and of all rows before), and
+    /// empties the statistics.
+    fn move_centres(&mut self, cpu: &Cpu, keep: bool) -> Result<()> {
+        let mut moved = Vec::new();
+        for k in (0..self.hits.len()).filter(|&k| self.statistics.is_hit(k)) {
+            let new = self.statistics.weight(k);
+            let old = if keep { self.seen[k] } else { 0.0 };
+            let centre = &mut self.centres[k * self.dim..][..self.dim];
+            for (c, sum) in centre.iter_mut().zip(self.statistics.sum(k)) {
+                *c = ((old * f64::from(*c) + sum) / (old + new)) as f32;
+            }
+            self.seen[k] = old + new;
+            if self.metric == Metric::Cosine && centre.iter().any(|&c| c != 0.0) {
+                let row = centre.to_vec();
+                crate::ops::normalize(cpu, MatRef::new(&row, 1, self.dim)?, MatMut::new(centre, 1, self.dim)?, None)?;
+            }
+            moved.push(k as u32);
+        }
+        self.statistics.clear(-149);
+        self.repack(&moved)
+    }
+
+    fn repack(&mut self, changed: &[u32]) -> Result<()> {
+        let codebook = MatRef::new(&self.centres, self.hits.len(), self.dim)?;
+        self.packed.repack_codes(codebook, changed)
+    }
+}
