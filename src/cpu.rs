@@ -5,7 +5,7 @@ use core::marker::PhantomData;
 
 /// Threads to divide an op's work over. Results never depend on how it is divided.
 ///
-/// Feature `rayon` implements it for [`rayon::ThreadPool`](https://docs.rs/rayon); another pool
+/// Feature `rayon` implements it for `rayon::ThreadPool`; another pool
 /// takes five lines.
 ///
 /// # Safety

@@ -88,7 +88,7 @@ pub enum Error {
         name: &'static str,
     },
     /// Anything that concerns the GPU.
-    #[cfg(any())]
+    #[cfg(feature = "cuda")]
     Cuda(crate::cuda::CudaError),
 }
 
@@ -116,7 +116,7 @@ impl fmt::Display for Error {
                 write!(f, "{op}: more than 2^22 rows fell to code {code}; apply the statistics more often")
             }
             Self::Isa { name } => write!(f, "this machine or build has no {name}"),
-            #[cfg(any())]
+            #[cfg(feature = "cuda")]
             Self::Cuda(error) => write!(f, "cuda: {error}"),
         }
     }

@@ -15,6 +15,8 @@ mod matrix;
 mod real;
 mod simd;
 
+#[cfg(feature = "cuda")]
+pub mod cuda;
 #[cfg(feature = "alloc")]
 pub mod kmeans;
 pub mod ops;
