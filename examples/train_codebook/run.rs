@@ -1,0 +1,161 @@
+//! A single training, from options to results.
+
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use rayon::ThreadPool;
+use serde_json::Value;
+use vq_kernels::{Cpu, Isa};
+
+use crate::common::Failure;
+use crate::common::failure::{At, Context};
+use crate::common::files::{append_line, truncate_log};
+use crate::common::terminal::{Count, Progress, interrupted};
+use crate::data::Data;
+use crate::options::{Init, Learn, Options};
+use crate::report::{Figures, draw};
+use crate::trainer::{Plan, Trainer};
+
+/// Side and number of the scenes that are rendered where there is no data.
+const SCENE_SIZE: usize = 128;
+const SCENES: usize = 512;
+
+/// The files of a run.
+struct Files {
+    checkpoint: PathBuf,
+    log: PathBuf,
+    codebook: PathBuf,
+}
+
+impl Files {
+    fn of(out: &Path) -> Self {
+        Self {
+            checkpoint: out.join("checkpoint.safetensors"),
+            log: out.join("log.jsonl"),
+            codebook: out.join("codebook.safetensors"),
+        }
+    }
+}
+
+/// Trains, saves, reports.
+pub fn run(options: &Options) -> Result<(), Failure> {
+    let started = Instant::now();
+    let files = Files::of(&options.out);
+    create_writable(&options.out)?;
+    let pool = thread_pool(options)?;
+    let cpu = Cpu::with_isa(Isa::from_name(&options.isa)?);
+    let data = Data::load(options, options.patch, SCENE_SIZE, SCENES, &pool)?;
+    let mut trainer = Trainer::new(plan(options), &data, cpu.with_pool(&pool))?;
+    let mut history = Vec::new();
+    if options.resume {
+        trainer.load(&files.checkpoint, &data)?;
+        let step = trainer.quantizer.step();
+        let reached = |line: &Value| line["step"].as_u64().is_some_and(|logged| logged <= step);
+        truncate_log(&files.log, reached)?;
+        history = logged_utilization(&files.log)?;
+        eprintln!("resuming at step {step}");
+    } else {
+        refuse_overwrite(&files.checkpoint)?;
+        truncate_log(&files.log, |_| false)?;
+    }
+    train(options, &files, &data, &mut trainer, &mut history)?;
+    trainer.export(&files.codebook, &data)?;
+    let figures = Figures::of(&trainer, &data)?;
+    draw(&options.out, &figures, &data, &history)?;
+    let seconds = started.elapsed().as_secs_f64();
+    figures.print(&trainer, &data, seconds);
+    eprintln!("results       {}", options.out.display());
+    if options.json {
+        println!("{}", figures.json(&trainer, &data, seconds));
+    }
+    Ok(())
+}
+
+fn train(
+    options: &Options,
+    files: &Files,
+    data: &Data,
+    trainer: &mut Trainer,
+    history: &mut Vec<(f64, f64)>,
+) -> Result<(), Failure> {
+    let mut progress = Progress::new("training", options.steps, Count::Items);
+    let (first, started) = (trainer.quantizer.step(), Instant::now());
+    while trainer.quantizer.step() < options.steps {
+        if interrupted() {
+            trainer.save(&files.checkpoint, data)?;
+            let step = trainer.quantizer.step();
+            progress.warn(format!("interrupted; saved at step {step}: run the same command with --resume to go on"));
+            return Err(Failure::interrupted());
+        }
+        let report = trainer.step(data)?;
+        let step = trainer.quantizer.step();
+        let utilization = trainer.recent_utilization();
+        let rows_per_second = (step - first) as f64 * options.batch as f64 / started.elapsed().as_secs_f64();
+        progress.tick(
+            step,
+            format!(
+                "commitment {:.5} utilization {:.1} % {rows_per_second:.0} rows/s",
+                report.loss.commitment,
+                100.0 * utilization
+            ),
+        );
+        if step % (options.steps / 100).max(1) == 0 || step == options.steps {
+            append_line(&files.log, &trainer.log_line(&report))?;
+            history.push((step as f64, utilization));
+        }
+        if step % options.save_every == 0 || step == options.steps {
+            trainer.save(&files.checkpoint, data)?;
+        }
+    }
+    progress.done();
+    Ok(())
+}
+
+/// The training that the options describe.
+fn plan(options: &Options) -> Plan {
+    let learn = options.learn;
+    Plan {
+        learn,
+        init: options.init.unwrap_or(if learn == Learn::Projector { Init::Kmeans } else { Init::Normal }),
+        codes: options.single_codes(),
+        dim: options.dim,
+        l2: !options.no_l2 && learn != Learn::Plain,
+        restart: !options.no_restart && learn != Learn::Projector,
+        factorize: !options.no_factorize && learn != Learn::Plain,
+        steps: options.steps,
+        batch: options.batch,
+        lr: options.lr,
+        seed: options.seed,
+    }
+}
+
+/// The threads that the options ask for.
+pub fn thread_pool(options: &Options) -> Result<ThreadPool, Failure> {
+    let builder = rayon::ThreadPoolBuilder::new().num_threads(options.threads.unwrap_or(0));
+    builder.build().context(|| "cannot start the threads".into())
+}
+
+/// Makes the output directory, and finds out now rather than after the training whether it can be written.
+pub fn create_writable(out: &Path) -> Result<(), Failure> {
+    std::fs::create_dir_all(out).at("create", out)?;
+    tempfile::tempfile_in(out).at("write to", out)?;
+    Ok(())
+}
+
+/// A finished or interrupted training is not thrown away unasked.
+fn refuse_overwrite(checkpoint: &Path) -> Result<(), Failure> {
+    if checkpoint.exists() {
+        eprintln!("note: `{}` of an earlier run is replaced at the first save", checkpoint.display());
+    }
+    Ok(())
+}
+
+/// The utilization that a log holds, step by step.
+fn logged_utilization(log: &Path) -> Result<Vec<(f64, f64)>, Failure> {
+    if !log.exists() {
+        return Ok(Vec::new());
+    }
+    let text = std::fs::read_to_string(log).at("read", log)?;
+    let lines = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    Ok(lines.filter_map(|line| Some((line["step"].as_f64()?, line["recent_utilization"].as_f64()?))).collect())
+}
