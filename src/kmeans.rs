@@ -2,7 +2,8 @@
 //!
 //! 100,000 centres from batches of any size: [`Seeds`] draws distinct rows over the whole stream,
 //! [`KMeans`] improves them pass by pass. Nothing depends on how the stream is cut into batches, but
-//! for [`KMeans::mini_batch`], whose steps are the batches.
+//! for [`KMeans::mini_batch`], whose steps are the batches, and for rows more than 2⁸ times larger than
+//! every initial centre, which make the unit of the sums coarser from where they come.
 //!
 //! Sources: Lloyd, "Least squares quantization in PCM" (IEEE TIT 1982); Sculley, "Web-scale k-means
 //! clustering" (WWW 2010), algorithm 1.
@@ -88,7 +89,7 @@ impl Seeds {
 pub struct Pass {
     /// Rows that had a centre.
     pub rows: u64,
-    /// Mean squared distance of a row from its centre before the pass moved it.
+    /// Mean (by weight) squared distance of a row from its centre before the pass moved it.
     pub inertia: f64,
     /// Centres that no row fell to.
     pub empty: usize,
@@ -109,6 +110,7 @@ pub struct KMeans {
     /// Rows that fell to each centre in this pass.
     hits: Vec<u64>,
     rows: u64,
+    weight: f64,
     squared: f64,
     /// The rows farthest from their centres: candidates for empty ones, by distance and value.
     farthest: BTreeMap<(u32, u64), Vec<f32>>,
@@ -124,16 +126,25 @@ impl KMeans {
     /// [`Error::Empty`] and [`Error::TooLarge`] as for a codebook of that shape; [`Error::Shape`] unless
     /// there are `codes * dim` elements.
     pub fn new(centres: Vec<f32>, codes: usize, dim: usize, metric: Metric) -> Result<Self> {
-        let packed = PackedCodebook::new(MatRef::new(&centres, codes, dim)?, metric)?;
+        let matrix = MatRef::new(&centres, codes, dim)?;
+        let packed = PackedCodebook::new(matrix, metric)?;
+        // Room for rows larger than any centre, with 2⁻³² of the largest as the unit of sums.
+        const ROOM: i32 = 8;
+        let every_code = alloc::vec![0; codes];
+        let exponent = match metric {
+            Metric::Cosine => 0,
+            Metric::L2 => ema::exponent(matrix, &every_code, None)?.saturating_add(ROOM),
+        };
         Ok(Self {
             metric,
             dim,
             packed,
-            statistics: Statistics::new(codes, dim, 0)?,
+            statistics: Statistics::new(codes, dim, exponent)?,
             centres,
             seen: alloc::vec![0.0; codes],
             hits: alloc::vec![0; codes],
             rows: 0,
+            weight: 0.0,
             squared: 0.0,
             farthest: BTreeMap::new(),
             codes: Vec::new(),
@@ -148,8 +159,7 @@ impl KMeans {
     }
 
     /// Lloyd: adds a batch's rows to their nearest centres; [`finish_pass`](Self::finish_pass) moves
-    /// the centres. Sums are exact; where a later batch has larger elements than any before it in the
-    /// pass, earlier sums are rounded once to the coarser unit.
+    /// the centres.
     ///
     /// # Errors
     /// [`Error::Shape`] where the dimensions differ, [`Error::Value`] for weights outside `0..=1`,
@@ -160,8 +170,7 @@ impl KMeans {
         if exponent > self.statistics.exponent() {
             self.statistics.coarsen(exponent);
         }
-        self.statistics.accumulate(cpu, x, &self.codes, weights)?;
-        Ok(())
+        self.statistics.accumulate(cpu, x, &self.codes, weights).map(drop)
     }
 
     /// Mini-batch: moves each hit centre to the mean of all rows that it ever took.
@@ -169,9 +178,7 @@ impl KMeans {
     /// # Errors
     /// As [`accumulate`](Self::accumulate).
     pub fn mini_batch(&mut self, cpu: &Cpu, x: MatRef, weights: Option<&[f32]>) -> Result<()> {
-        self.assign(cpu, x, weights)?;
-        self.statistics.clear(ema::exponent(x, &self.codes, weights)?);
-        self.statistics.accumulate(cpu, x, &self.codes, weights)?;
+        self.accumulate(cpu, x, weights)?;
         self.move_centres(cpu, true)
     }
 
@@ -183,7 +190,7 @@ impl KMeans {
     /// None that a caller can cause.
     pub fn finish_pass(&mut self, cpu: &Cpu) -> Result<Pass> {
         self.move_centres(cpu, false)?;
-        let mut pass = Pass { rows: self.rows, inertia: self.squared / (self.rows.max(1)) as f64, empty: 0, refilled: 0 };
+        let mut pass = Pass { rows: self.rows, inertia: if self.weight > 0.0 { self.squared / self.weight } else { 0.0 }, empty: 0, refilled: 0 };
         let mut refilled = Vec::new();
         for k in (0..self.hits.len()).filter(|&k| self.hits[k] == 0) {
             pass.empty += 1;
@@ -197,7 +204,7 @@ impl KMeans {
         self.repack(&refilled)?;
         self.hits.fill(0);
         self.farthest.clear();
-        (self.rows, self.squared) = (0, 0.0);
+        (self.rows, self.weight, self.squared) = (0, 0.0, 0.0);
         Ok(pass)
     }
 
@@ -207,7 +214,10 @@ impl KMeans {
         self.scores.resize(x.rows(), 0.0);
         crate::ops::search(cpu, x, weights, &self.packed, &mut self.codes, Some(&mut self.scores))?;
         let room = (self.hits.len() / 64).max(64);
-        for row in (0..x.rows()).filter(|&row| self.codes[row] != crate::NO_CODE) {
+        for row in 0..x.rows() {
+            if self.codes[row] == crate::NO_CODE {
+                continue;
+            }
             let k = self.codes[row] as usize;
             let squares = |row: &[f32]| row.iter().map(|&x| f64::from(x) * f64::from(x)).sum::<f64>();
             let n = squares(x.row(row));
@@ -217,12 +227,14 @@ impl KMeans {
                 Metric::Cosine => n + squares(&self.centres[k * self.dim..][..self.dim]) - 2.0 * f64::from(self.scores[row]),
             };
             if !distance.is_finite() {
+                self.codes[row] = crate::NO_CODE;
                 continue;
             }
-            let distance = distance.max(0.0);
+            let (distance, weight) = (distance.max(0.0), f64::from(crate::ops::weight(weights, row)));
             self.hits[k] += 1;
             self.rows += 1;
-            self.squared += distance;
+            self.weight += weight;
+            self.squared += weight * distance;
             // Non-negative floats order as their bits do.
             let key = ((distance as f32).to_bits(), hash(x.row(row)));
             let beats = self.farthest.len() < room || self.farthest.first_key_value().is_some_and(|(&least, _)| key > least);
@@ -251,7 +263,7 @@ impl KMeans {
             }
             moved.push(k as u32);
         }
-        self.statistics.clear(-149);
+        self.statistics.clear(self.statistics.exponent());
         self.repack(&moved)
     }
 

@@ -75,8 +75,15 @@ pub struct Quantizer {
     step: u64,
     gradients: Gradients,
     pass: Pass,
-    /// Between `accumulate` and `update`.
-    pending: bool,
+    phase: Phase,
+}
+
+/// How far a step has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Idle,
+    Accumulated,
+    Collected,
 }
 
 /// The two loss terms of a step, unweighted means over elements.
@@ -143,9 +150,7 @@ impl Quantizer {
             Learner::Gradient | Learner::Ema | Learner::Frozen => None,
         };
         let width = projector.as_ref().map_or(config.dim, Linear::inputs);
-        let elements = config.codes.checked_mul(width);
-        let elements = elements.ok_or(Error::TooLarge { op: "quantizer", arg: "codes * dim", max: u64::MAX, got: u64::MAX })?;
-        let values = initial.values(&config, elements)?;
+        let values = initial.values(&config, parameters::elements("codes * width", config.codes, width)?)?;
         let (mut latent, mut source, mut codebook) = (Vec::new(), Vec::new(), Vec::new());
         match config.learner {
             Learner::Projector { .. } => source = values,
@@ -165,7 +170,7 @@ impl Quantizer {
             gradients: Gradients::default(),
             pass: Pass::default(),
             step: 0,
-            pending: false,
+            phase: Phase::Idle,
             config,
             project_in,
             project_out,
@@ -287,13 +292,14 @@ impl Quantizer {
         Ok(())
     }
 
-    /// One step: [`accumulate`](Self::accumulate), then [`update`](Self::update).
+    /// One step: [`accumulate`](Self::accumulate), [`collect`](Self::collect), [`update`](Self::update).
     ///
     /// `head` is the rest of the model: it sees the output `[rows, inputs]` and writes the loss's
-    /// gradient there. Then [`apply`](Self::apply) gives the optimizer its turn.
+    /// gradient there. Then [`apply`](Self::apply) gives the optimizer its turn. A row with an infinity
+    /// or NaN anywhere is not trained on: it gets no code and no gradient, and the report counts it.
     ///
     /// # Errors
-    /// As those two.
+    /// As those three.
     pub fn train_step(
         &mut self,
         cpu: &Cpu,
@@ -302,15 +308,15 @@ impl Quantizer {
         head: impl FnOnce(MatRef, &mut [f32]),
     ) -> Result<Report> {
         let mut report = self.accumulate(cpu, x, weights, head)?;
+        report.active = self.collect(cpu, self.exponent()?)?;
         report.restart = self.update(cpu)?;
         Ok(report)
     }
 
-    /// The worker's half of a step: forward, losses, backward, and the statistics of its rows.
+    /// The worker's part of a step: forward, losses, backward.
     ///
     /// # Errors
-    /// [`Error::Shape`] where the extents differ, [`Error::Value`] for weights outside `0..=1`,
-    /// [`Error::Overflow`] where one code takes more than 2²² rows.
+    /// [`Error::Shape`] where the extents differ, [`Error::Value`] for weights outside `0..=1`.
     pub fn accumulate(
         &mut self,
         cpu: &Cpu,
@@ -321,39 +327,76 @@ impl Quantizer {
         const OP: &str = "train_step";
         same(OP, "columns of x", self.config.inputs, x.cols())?;
         ops::check_weights(OP, weights, x.rows())?;
+        self.phase = Phase::Idle;
         self.forward(cpu, x, weights)?;
-        let (mut report, commitment) = self.losses(cpu, x, weights)?;
+        let (report, commitment) = self.losses(cpu, x, weights)?;
         self.backward(cpu, x, weights, commitment, head)?;
-        let unit = searched(&self.config, &self.pass.unit, &self.pass.z, x)?;
-        let exponent = if self.config.normalize { 0 } else { ema::exponent(unit, &self.pass.codes, weights)? };
-        self.statistics.clear(exponent);
-        self.statistics.accumulate(cpu, unit, &self.pass.codes, weights)?;
-        report.active = (0..self.config.codes).filter(|&k| self.statistics.is_hit(k)).count();
-        // Restart takes donors from the searched rows, which here are the caller's own.
-        if self.config.restart.is_some() && !self.config.normalize && !self.config.factorize {
+        // `collect` and `update` need the searched rows, which here are the caller's own.
+        if !self.config.normalize && !self.config.factorize {
             self.pass.z.extend_from_slice(x.data());
         }
         self.pass.weights = weights.map(<[f32]>::to_vec);
-        self.pending = true;
+        self.phase = Phase::Accumulated;
         Ok(report)
     }
 
+    /// The exponent that this worker's rows ask for; workers [`collect`](Self::collect) with the largest
+    /// of theirs.
+    ///
+    /// # Errors
+    /// [`Error::Config`] where no [`accumulate`](Self::accumulate) came before.
+    pub fn exponent(&self) -> Result<i32> {
+        if self.phase == Phase::Idle {
+            return Err(Error::Config { field: "exponent", expected: "an accumulate before" });
+        }
+        match self.config.normalize {
+            true => Ok(0),
+            false => ema::exponent(self.donors()?, &self.pass.codes, self.pass.weights.as_deref()),
+        }
+    }
+
+    /// Sums the rows of the last [`accumulate`](Self::accumulate) by code, exactly, in units that
+    /// `exponent` sets. Returns how many distinct codes were hit. Workers then merge their
+    /// [`statistics_mut`](Self::statistics_mut).
+    ///
+    /// # Errors
+    /// [`Error::Config`] where no `accumulate` came before; [`Error::Value`] for an exponent below
+    /// [`exponent`](Self::exponent); [`Error::Overflow`] where one code takes more than 2²² rows.
+    pub fn collect(&mut self, cpu: &Cpu, exponent: i32) -> Result<usize> {
+        if self.phase == Phase::Idle {
+            return Err(Error::Config { field: "collect", expected: "an accumulate before each collect" });
+        }
+        self.phase = Phase::Accumulated;
+        self.statistics.clear(exponent);
+        let rows = if self.config.normalize { &self.pass.unit } else { &self.pass.z };
+        let rows = MatRef::new(rows, self.pass.codes.len(), self.config.dim)?;
+        self.statistics.accumulate(cpu, rows, &self.pass.codes, self.pass.weights.as_deref())?;
+        self.phase = Phase::Collected;
+        Ok((0..self.config.codes).filter(|&k| self.statistics.is_hit(k)).count())
+    }
+
+    /// The rows of the last pass as search saw them: what statistics sum and what restart takes from.
+    fn donors(&self) -> Result<MatRef<'_>> {
+        let rows = if self.config.normalize { &self.pass.unit } else { &self.pass.z };
+        MatRef::new(rows, self.pass.codes.len(), self.config.dim)
+    }
+
     /// This worker's statistics, to be merged with those of others between
-    /// [`accumulate`](Self::accumulate) and [`update`](Self::update).
+    /// [`collect`](Self::collect) and [`update`](Self::update).
     pub fn statistics_mut(&mut self) -> &mut Statistics<Vec<i64>> {
         &mut self.statistics
     }
 
-    /// The common half of a step: codes from the (merged) statistics, activity, restart. Workers that
+    /// The common part of a step: codes from the (merged) statistics, activity, restart. Workers that
     /// hold the same statistics and the same batch of donors stay equal bit for bit.
     ///
     /// # Errors
-    /// [`Error::Config`] where no [`accumulate`](Self::accumulate) came before.
+    /// [`Error::Config`] where no [`collect`](Self::collect) came before.
     pub fn update(&mut self, cpu: &Cpu) -> Result<restart::Summary> {
-        if !self.pending {
-            return Err(Error::Config { field: "update", expected: "an accumulate before each update" });
+        if self.phase != Phase::Collected {
+            return Err(Error::Config { field: "update", expected: "a collect before each update" });
         }
-        self.pending = false;
+        self.phase = Phase::Idle;
         self.pass.restarted.clear();
         let mut changed = Vec::new();
         match self.config.learner {
@@ -397,6 +440,14 @@ impl Quantizer {
         let found = ops::search(cpu, searched(&self.config, &pass.unit, &pass.z, x)?, weights, &self.packed, &mut codes, None);
         self.pass.codes = codes;
         found?;
+        // An infinity may win a code, but has no gradient: rows that are not finite are not trained on.
+        let rows_seen = searched(&self.config, &self.pass.unit, &self.pass.z, x)?;
+        for (row, code) in self.pass.codes.iter_mut().enumerate() {
+            let finite = |row: &[f32]| row.iter().all(|x| x.is_finite());
+            if *code != NO_CODE && !(finite(x.row(row)) && finite(rows_seen.row(row))) {
+                *code = NO_CODE;
+            }
+        }
         self.pass.quantized.resize(rows * dim, 0.0);
         let codebook = MatRef::new(&self.codebook, self.config.codes, dim)?;
         ops::gather(cpu, &self.pass.codes, codebook, MatMut::new(&mut self.pass.quantized, rows, dim)?)
@@ -449,6 +500,7 @@ impl Quantizer {
                 let quantized = MatRef::new(&pass.quantized, rows, dim)?;
                 linear.forward(cpu, quantized, MatMut::new(&mut pass.output, rows, inputs)?)?;
                 head(MatRef::new(&pass.output, rows, inputs)?, &mut pass.doutput);
+                clear_uncoded(&pass.codes, inputs, &mut pass.doutput);
                 let doutput = MatRef::new(&pass.doutput, rows, inputs)?;
                 self.gradients.project_out.of(cpu, linear, doutput, quantized)?;
                 pass.dquantized.resize(rows * dim, 0.0);
@@ -476,6 +528,7 @@ impl Quantizer {
             let (unit, dunit) = (MatRef::new(&pass.unit, rows, dim)?, MatRef::new(&pass.dquantized, rows, dim)?);
             ops::normalize_backward(cpu, unit, &pass.norms, dunit, MatMut::new(&mut pass.dz, rows, dim)?)?;
         }
+        clear_uncoded(&pass.codes, dim, &mut pass.dz);
         // -- commitment, on un-normalized rows
         let elements = commitment.weight * dim as f64;
         if elements > 0.0 {
@@ -488,6 +541,16 @@ impl Quantizer {
         match &self.project_in {
             Some(linear) => {
                 let dz = MatRef::new(&pass.dz, rows, dim)?;
+                // The weight's gradient multiplies by x: 0 · NaN must not come in from rows without a code.
+                let trained = match pass.codes.contains(&NO_CODE) {
+                    true => {
+                        let mut copy = x.data().to_vec();
+                        clear_uncoded(&pass.codes, inputs, &mut copy);
+                        Some(copy)
+                    }
+                    false => None,
+                };
+                let x = trained.as_deref().map_or(Ok(x), |copy| MatRef::new(copy, rows, inputs))?;
                 self.gradients.project_in.of(cpu, linear, dz, x)?;
                 pass.dx.resize(rows * inputs, 0.0);
                 ops::project_backward_input(cpu, dz, linear.weight(), MatMut::new(&mut pass.dx, rows, inputs)?)?;
@@ -557,6 +620,13 @@ fn searched<'a>(config: &Config, unit: &'a [f32], z: &'a [f32], x: MatRef<'a>) -
 /// Rows before normalization: projected, or `x` itself.
 fn unnormalized<'a>(config: &Config, z: &'a [f32], x: MatRef<'a>) -> Result<MatRef<'a>> {
     if config.factorize { MatRef::new(z, x.rows(), config.dim) } else { Ok(x) }
+}
+
+/// Zeros the rows that have no code.
+fn clear_uncoded(codes: &[u32], cols: usize, rows: &mut [f32]) {
+    for (row, _) in codes.iter().enumerate().filter(|(_, code)| **code == NO_CODE) {
+        rows[row * cols..(row + 1) * cols].fill(0.0);
+    }
 }
 
 fn normalize_all(cpu: &Cpu, raw: &[f32], dim: usize, unit: &mut [f32]) -> Result<()> {

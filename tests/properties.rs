@@ -308,10 +308,8 @@ proptest! {
             let x = mat(&x[range.start * dim..range.end * dim], range.len(), dim);
             into.accumulate(&Cpu::new(), x, &codes[range.clone()], weighted.then_some(&weights[range])).unwrap();
         };
-        let (mut split, mut first, mut second) = (0..3).fold(None, |_, _| {
-            let empty = || Statistics::new(k, dim, exponent).unwrap();
-            Some((empty(), empty(), empty()))
-        }).unwrap();
+        let empty = || Statistics::new(k, dim, exponent).unwrap();
+        let (mut split, mut first, mut second) = (empty(), empty(), empty());
         part(0..at, &mut split);
         part(at..rows, &mut split);
         prop_assert_eq!(&split, &whole);
@@ -324,7 +322,7 @@ proptest! {
             for (i, sum) in whole.sum(code).enumerate() {
                 let of_code = (0..rows).filter(|&row| codes[row] as usize == code);
                 let exact: f64 = of_code.map(|row| f64::from(if weighted { weights[row] } else { 1.0 }) * f64::from(x[row * dim + i])).sum();
-                prop_assert!((sum - exact).abs() <= rows as f64 * libm_exp2(exponent - 40), "{} {}", sum, exact);
+                prop_assert!((sum - exact).abs() <= rows as f64 * two_to(exponent - 40), "{} {}", sum, exact);
             }
         }
     }
@@ -358,7 +356,7 @@ proptest! {
                 let exact = rows.iter().map(|&row| f64::from(x[row * dim + i])).sum::<f64>() / rows.len() as f64;
                 let got = f64::from(mean[code * dim + i]);
                 // The terms' unit, and one rounding to f32.
-                prop_assert!((got - exact).abs() <= libm_exp2(-37) + exact.abs() * libm_exp2(-24) * 1.001, "{} {}", got, exact);
+                prop_assert!((got - exact).abs() <= two_to(-37) + exact.abs() * two_to(-24) * 1.001, "{} {}", got, exact);
             }
             let (mut unit, row) = (vec![0.0; dim], &mean[code * dim..][..dim]);
             normalize(&Cpu::new(), mat(row, 1, dim), mat_mut(&mut unit, 1, dim), None).unwrap();
@@ -388,7 +386,7 @@ proptest! {
 }
 
 /// 2 to a small integer power, exactly.
-fn libm_exp2(power: i32) -> f64 {
+fn two_to(power: i32) -> f64 {
     2f64.powi(power)
 }
 
@@ -485,7 +483,8 @@ proptest! {
         let mut values: Vec<Vec<u32>> = (0..rows).filter(|&row| usable(row)).map(|row| x[row * dim..][..dim].iter().map(|&x| canonical(x)).collect()).collect();
         values.sort();
         values.dedup();
-        // A code may be replaced before a row of that code is looked at: then the row is compared with the new code.
+        // A stale code may be replaced before a row of it is looked at, which is then compared with the
+        // new code: the exact number is known where no row has a stale code.
         let full = summary.stale.min(room);
         let no_hit_code_is_stale = codes.iter().all(|&code| code == NO_CODE || !stale(code as usize));
         if no_hit_code_is_stale {
@@ -547,7 +546,7 @@ proptest! {
     #[test]
     fn normalized_rows_have_unit_length(dim in 1usize..200, rows in 1usize..12, power in -120i32..120, seed: u64) {
         let mut x = paint(rows * dim, seed);
-        x.iter_mut().for_each(|x| *x = (f64::from(*x) * libm_exp2(power)) as f32);
+        x.iter_mut().for_each(|x| *x = (f64::from(*x) * two_to(power)) as f32);
         let (mut y, mut norms) = (vec![9.0; rows * dim], vec![9.0; rows]);
         normalize(&Cpu::new(), mat(&x, rows, dim), mat_mut(&mut y, rows, dim), Some(&mut norms)).unwrap();
         for row in 0..rows {
@@ -561,7 +560,7 @@ proptest! {
     #[test]
     fn normalize_forgets_powers_of_two_bit_by_bit(dim in 1usize..200, power in -30i32..30, seed: u64) {
         let x = paint(dim, seed);
-        let scaled: Vec<f32> = x.iter().map(|x| x * libm_exp2(power) as f32).collect();
+        let scaled: Vec<f32> = x.iter().map(|x| x * two_to(power) as f32).collect();
         let (mut y, mut of_scaled) = (vec![9.0; dim], vec![9.0; dim]);
         normalize(&Cpu::new(), mat(&x, 1, dim), mat_mut(&mut y, 1, dim), None).unwrap();
         normalize(&Cpu::new(), mat(&scaled, 1, dim), mat_mut(&mut of_scaled, 1, dim), None).unwrap();
@@ -623,8 +622,8 @@ proptest! {
 
     #[test]
     fn seeds_do_not_depend_on_order_split_or_repetition(codes in 1usize..40, dim in 1usize..5, rows in 1usize..200, at in 0usize..200, seed: u64) {
-        // One level of the grid is enough for many equal rows; 0.0 + x drops the sign of zero.
-        let x: Vec<f32> = grid(rows * dim, seed, 4).into_iter().map(|x| x + 0.0).collect();
+        // Few levels: many rows are equal.
+        let x = grid(rows * dim, seed, 4);
         let (at, order) = (at.min(rows), shuffled(rows, seed));
         let drawn = |parts: &[&[f32]]| {
             let mut seeds = Seeds::new(codes, dim, seed).unwrap();
@@ -681,7 +680,7 @@ proptest! {
 /// Two batches against one, where the second has elements 2²¹ times larger than the first's.
 #[test]
 fn lloyd_does_not_depend_on_the_split_across_a_range_of_magnitudes() {
-    let small = 0.3 * libm_exp2(-20) as f32;
+    let small = 0.3 * two_to(-20) as f32;
     let x = [small, small, small, small, 1_048_576.0];
     let centres = [0.0, 1_048_576.0];
     let (whole, _) = lloyd(&x, 1, &centres, Metric::L2, &[], 1);

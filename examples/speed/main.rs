@@ -1,1 +1,159 @@
-fn main(){}
+//! How fast an op is here, and which share of this machine's own limit that is.
+//!
+//! ```sh
+//! cargo run --release --example speed -- --op search --rows 1024 --codes 100000 --dim 32 --isa avx2
+//! ```
+//!
+//! The limit is measured in the same run, before each repeat of the op, as the machine may be busy:
+//! the fastest multiply-adds in registers, or the fastest copy of as many bytes.
+//!
+//! | op | what is timed | limit |
+//! |---|---|---|
+//! | `search` | `ops::search` | `rows · codes · (dim + 1) / lanes` FMAs; the 1 is the comparison |
+//! | `project` | `ops::project` from 768 inputs to dim | `rows · 768 · dim / lanes` FMAs |
+//! | `normalize` | `ops::normalize` | rows read and written once |
+//! | `ema` | `Statistics::clear` and `accumulate`, `update_means`, `observe` | rows read; a sum of 8-byte integers per element read and written; 16 bytes per code |
+//! | `step` | a whole `Quantizer::train_step`: normalized, EMA, restart, no factorization; the head's gradient is 0 | that of the search alone |
+//!
+//! Of FMAs each thread has the rate that one thread has alone; copies run on all threads. On `scalar`
+//! an FMA is one multiplication and one addition in f64, rounded to f32: at least that much is needed
+//! where the build target has no FMA.
+
+#[path = "../common/mod.rs"]
+mod common;
+#[path = "../quantize/processor.rs"]
+mod processor;
+
+mod cases;
+mod limit;
+
+use core::time::Duration;
+use std::process::ExitCode;
+use std::time::Instant;
+
+use clap::{Parser, ValueEnum};
+use serde_json::{Value, json};
+
+use cases::{Case, Size};
+use common::Failure;
+use common::failure::run_main;
+use processor::{Processor, print};
+
+/// A sample lasts at least this long: the op is called as often as that takes.
+const SAMPLE: Duration = Duration::from_millis(20);
+
+/// What is measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Op {
+    Search,
+    Project,
+    Normalize,
+    Ema,
+    Step,
+}
+
+/// How fast an op is here, and which share of this machine's own limit that is.
+#[derive(Parser)]
+#[command(name = "speed", version)]
+struct Options {
+    /// What is measured.
+    #[arg(long, value_enum, default_value = "search")]
+    op: Op,
+    /// Rows in a call.
+    #[arg(long, default_value_t = 1024)]
+    rows: usize,
+    /// Codes in the codebook; reported as 0 for ops that have none.
+    #[arg(long, default_value_t = 100_000)]
+    codes: usize,
+    /// Dimensions of a code.
+    #[arg(long, default_value_t = 32)]
+    dim: usize,
+    /// Instruction set: auto, scalar, avx2, avx512.
+    #[arg(long, default_value = "auto")]
+    isa: String,
+    /// Threads.
+    #[arg(long, default_value_t = 1)]
+    threads: usize,
+    /// How rows and codes are compared: cosine or l2.
+    #[arg(long, default_value = "cosine")]
+    metric: String,
+    /// Samples, of which the median and the fastest are reported.
+    #[arg(long, default_value_t = 7)]
+    repeat: usize,
+    /// Seed of the rows and codes.
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    /// Print one line of JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+fn main() -> ExitCode {
+    let options = Options::parse();
+    run_main(|| {
+        let size = Size::new(&options)?;
+        let processor = Processor::new(&options.isa, options.threads)?;
+        let cpu = processor.cpu();
+        let mut case = match options.op {
+            Op::Search => cases::search(cpu, size)?,
+            Op::Project => cases::project(cpu, size)?,
+            Op::Normalize => cases::normalize(&processor, size)?,
+            Op::Ema => cases::ema(&processor, size)?,
+            Op::Step => cases::step(cpu, size)?,
+        };
+        let measured = measure(&mut case, options.repeat)?;
+        let name = options.op.to_possible_value().map_or(String::new(), |value| value.get_name().to_owned());
+        let per_row = 1e6 * measured.median / options.rows as f64;
+        let share = measured.limit / measured.median;
+        if options.json {
+            let line: Value = json!({
+                "op": name, "isa": cpu.isa().name(), "threads": cpu.threads(),
+                "rows": options.rows, "codes": case.codes, "dim": options.dim,
+                "median_s": measured.median, "min_s": measured.min, "us_per_row": per_row,
+                "limit_s": measured.limit, "share_of_limit": share,
+            });
+            return print(&line.to_string());
+        }
+        print(&format!(
+            "{name} {} x{}: {} rows, {} codes, dim {}: median {:.4} ms, min {:.4} ms, {per_row:.3} µs/row; limit {:.4} ms, {:.1} % of it reached",
+            cpu.isa().name(),
+            cpu.threads(),
+            options.rows,
+            case.codes,
+            options.dim,
+            1e3 * measured.median,
+            1e3 * measured.min,
+            1e3 * measured.limit,
+            100.0 * share,
+        ))
+    })
+}
+
+/// Seconds for one call.
+struct Measured {
+    median: f64,
+    min: f64,
+    limit: f64,
+}
+
+/// Measures limit and op in turn, so that both see the same machine.
+fn measure(case: &mut Case, repeat: usize) -> Result<Measured, Failure> {
+    let once = time(case, 1)?;
+    let calls = (SAMPLE.as_secs_f64() / once.max(1e-9)).ceil().clamp(1.0, 1e6) as u32;
+    let (mut samples, mut limit) = (Vec::with_capacity(repeat), f64::INFINITY);
+    for _ in 0..repeat {
+        limit = limit.min(case.limit.seconds());
+        samples.push(time(case, calls)?);
+    }
+    samples.sort_by(f64::total_cmp);
+    let median = f64::midpoint(samples[(repeat - 1) / 2], samples[repeat / 2]);
+    Ok(Measured { median, min: samples[0], limit })
+}
+
+fn time(case: &mut Case, calls: u32) -> Result<f64, Failure> {
+    let started = Instant::now();
+    for _ in 0..calls {
+        (case.run)()?;
+    }
+    Ok(started.elapsed().as_secs_f64() / f64::from(calls))
+}

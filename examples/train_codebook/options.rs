@@ -68,8 +68,11 @@ pub struct Options {
     /// Where codes start [default: kmeans for projector, else normal].
     #[arg(long, value_enum)]
     pub init: Option<Init>,
+    /// Normalize rows and codes [default: for gradient and ema; plain and projector were published without].
+    #[arg(long, overrides_with = "no_l2")]
+    pub l2: bool,
     /// Compare rows and codes by distance, without normalizing them.
-    #[arg(long)]
+    #[arg(long, overrides_with = "l2")]
     pub no_l2: bool,
     /// Do not replace stale codes.
     #[arg(long)]
@@ -84,8 +87,15 @@ pub struct Options {
     #[arg(long, default_value_t = 4096)]
     pub batch: usize,
     /// Largest learning rate.
-    #[arg(long, default_value_t = 2e-3)]
+    #[arg(long, default_value_t = 5e-3)]
     pub lr: f64,
+    /// Weight of the commitment term beside the mean squared error of the reconstruction
+    /// [default: 0.25; for projector 0.1, as VQGAN-LC].
+    #[arg(long)]
+    pub commitment: Option<f64>,
+    /// Passes of Lloyd's iteration after the seeds of --init kmeans.
+    #[arg(long, default_value_t = 1)]
+    pub kmeans_passes: u64,
     /// Rendered scenes, where no data is given [default: 512].
     #[arg(long)]
     pub scenes: Option<usize>,
@@ -140,6 +150,9 @@ impl Options {
         }
         if !(self.lr.is_finite() && self.lr > 0.0) {
             return refuse("--lr must be a positive number");
+        }
+        if self.commitment.is_some_and(|weight| !(weight.is_finite() && weight >= 0.0)) {
+            return refuse("--commitment must be a number of at least 0");
         }
         if self.resume && self.compare {
             return refuse("--resume goes on with a single run; --compare has none to go on with");

@@ -113,19 +113,16 @@ fn train(
 
 /// The training that the options describe.
 fn plan(options: &Options) -> Plan {
-    let learn = options.learn;
+    let published = Plan::published(options.learn, options.single_codes(), options);
     Plan {
-        learn,
-        init: options.init.unwrap_or(if learn == Learn::Projector { Init::Kmeans } else { Init::Normal }),
-        codes: options.single_codes(),
-        dim: options.dim,
-        l2: !options.no_l2 && learn != Learn::Plain,
-        restart: !options.no_restart && learn != Learn::Projector,
-        factorize: !options.no_factorize && learn != Learn::Plain,
-        steps: options.steps,
-        batch: options.batch,
-        lr: options.lr,
-        seed: options.seed,
+        init: options.init.unwrap_or(match options.learn {
+            Learn::Projector => Init::Kmeans,
+            Learn::Plain | Learn::Gradient | Learn::Ema => Init::Normal,
+        }),
+        l2: !options.no_l2 && (options.l2 || matches!(options.learn, Learn::Gradient | Learn::Ema)),
+        restart: !options.no_restart,
+        factorize: published.factorize && !options.no_factorize,
+        ..published
     }
 }
 

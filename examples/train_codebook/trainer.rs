@@ -16,7 +16,7 @@ use crate::common::failure::Context;
 use crate::common::tensors::{SafetensorsFile, Tensor, write_safetensors};
 use crate::common::terminal::{Count, Progress, interrupted};
 use crate::data::{Data, Rows};
-use crate::options::{Init, Learn};
+use crate::options::{Init, Learn, Options};
 
 /// Rows that are handled at a time outside training.
 const BLOCK: usize = 16 * ops::ROW_BLOCK;
@@ -34,10 +34,32 @@ pub struct Plan {
     pub steps: u64,
     pub batch: usize,
     pub lr: f64,
+    pub commitment: f64,
+    pub kmeans_passes: u64,
     pub seed: u64,
 }
 
 impl Plan {
+    /// As VQGAN, VQGAN-FC, VQGAN-EMA and VQGAN-LC were published: no l2 norm, no restart.
+    pub fn published(learn: Learn, codes: usize, options: &Options) -> Self {
+        let frozen = learn == Learn::Projector;
+        Self {
+            learn,
+            init: if frozen { Init::Kmeans } else { Init::Uniform },
+            codes,
+            dim: options.dim,
+            l2: false,
+            restart: false,
+            factorize: learn != Learn::Plain,
+            steps: options.steps,
+            batch: options.batch,
+            lr: options.lr,
+            commitment: options.commitment.unwrap_or(if frozen { 0.1 } else { 0.25 }),
+            kmeans_passes: options.kmeans_passes,
+            seed: options.seed,
+        }
+    }
+
     fn config(&self, inputs: usize) -> Config {
         let frozen = self.learn == Learn::Projector;
         Config {
@@ -52,6 +74,7 @@ impl Plan {
             factorize: self.factorize,
             normalize: self.l2,
             restart: (self.restart && !frozen).then(|| Rule { seed: self.seed, ..Rule::default() }),
+            commitment: self.commitment,
             seed: self.seed,
             ..Config::default()
         }
@@ -381,14 +404,13 @@ fn projector(quantizer: &Quantizer) -> Option<(Vec<f32>, Vec<f32>)> {
 /// Centres of the training rows (as `encoder` sees them, where there is one), from a stream of blocks:
 /// seeds over all rows, then passes of Lloyd's iteration.
 fn kmeans(plan: &Plan, rows: &Rows, encoder: Option<&Quantizer>, cpu: &Cpu) -> Result<Vec<f32>, Failure> {
-    const PASSES: u64 = 2;
     let config = plan.config(rows.dim);
     let (dim, metric) = match encoder {
         Some(_) => (config.dim, config.metric()),
         None => (rows.dim, Metric::L2),
     };
     let blocks = rows.values.len().div_ceil(BLOCK * rows.dim) as u64;
-    let mut progress = Progress::new("k-means", (PASSES + 1) * blocks, Count::Items);
+    let mut progress = Progress::new("k-means", (plan.kmeans_passes + 1) * blocks, Count::Items);
     let mut done = 0;
     let mut seeds = Seeds::new(config.codes, dim, plan.seed)?;
     let mut each_block = |what: &str, with: &mut dyn FnMut(MatRef) -> Result<(), Failure>| -> Result<(), Failure> {
@@ -409,7 +431,7 @@ fn kmeans(plan: &Plan, rows: &Rows, encoder: Option<&Quantizer>, cpu: &Cpu) -> R
         format!("the training data has only {found} distinct rows for {codes} codes; use fewer --codes, or more data")
     })?;
     let mut kmeans = KMeans::new(centres, codes, dim, metric)?;
-    for _ in 0..PASSES {
+    for _ in 0..plan.kmeans_passes {
         each_block("Lloyd", &mut |x| Ok(kmeans.accumulate(cpu, x, None)?))?;
         kmeans.finish_pass(cpu)?;
     }

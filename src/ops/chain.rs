@@ -86,7 +86,7 @@ unsafe fn columns<V: Lanes, const R: usize>(
             for v in 0..full {
                 tile::<V, R, 1, false>(inner, a, r, b, b_stride, o + v * V::N, V::N, sink);
             }
-            if width % V::N > 0 {
+            if !width.is_multiple_of(V::N) {
                 tile::<V, R, 1, true>(inner, a, r, b, b_stride, o + full * V::N, width % V::N, sink);
             }
         }

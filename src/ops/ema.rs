@@ -32,7 +32,7 @@ const FULL: i64 = 1 << (FRACTION_BITS + 22);
 /// leaves them out. Workers take the largest of theirs.
 ///
 /// # Errors
-/// [`Error::Shape`] where the extents differ.
+/// [`Error::Shape`] where the extents differ, [`Error::Value`] for weights outside `0..=1`.
 pub fn exponent(x: MatRef, codes: &[u32], weights: Option<&[f32]>) -> Result<i32> {
     const OP: &str = "exponent";
     same(OP, "number of row codes", x.rows(), codes.len())?;
@@ -125,9 +125,10 @@ impl<S: AsRef<[i64]> + AsMut<[i64]>> Statistics<S> {
         }
     }
 
-    /// Makes room for rows within ±2^`exponent`, a larger one than before: sums are rounded once, to
-    /// even, to the coarser unit.
-    pub(crate) fn coarsen(&mut self, exponent: i32) {
+    /// Makes room for rows within ±2^`exponent`, a larger one than before: sums as they stand are
+    /// rounded once, to even, to the coarser unit. (For the same bits whatever the order, agree on the
+    /// exponent first.)
+    pub fn coarsen(&mut self, exponent: i32) {
         let exponent = exponent.clamp(self.exponent, 128);
         // i64 to f64 and back would round twice; i128 halves are exact.
         let shift = (exponent - self.exponent).min(100) as u32;
@@ -154,8 +155,9 @@ impl<S: AsRef<[i64]> + AsMut<[i64]>> Statistics<S> {
         check_weights(OP, weights, x.rows())?;
         if exponent(x, codes, weights)? > self.exponent {
             let limit = libm::ldexp(1.0, self.exponent);
-            let beyond = x.data().iter().position(|x| x.is_finite() && f64::from(x.abs()) > limit);
-            let index = beyond.unwrap_or(0);
+            let counted = |row: usize| codes[row] != NO_CODE && weight(weights, row) > 0.0 && x.row(row).iter().all(|x| x.is_finite());
+            let beyond = |row: usize| x.row(row).iter().position(|x| f64::from(x.abs()) > limit).map(|i| row * self.dim + i);
+            let index = (0..x.rows()).filter(|&row| counted(row)).find_map(beyond).unwrap_or(0);
             return Err(Error::Value { op: OP, arg: "x", index, expected: "magnitudes up to 2^exponent" });
         }
         let (sums, row_weights) = (self.sums.as_mut(), self.weights.as_mut());
@@ -189,12 +191,10 @@ impl Statistics<alloc::vec::Vec<i64>> {
     /// Empty statistics of `codes × dim`, for rows within ±2^`exponent`.
     ///
     /// # Errors
-    /// [`Error::TooLarge`] where the product overflows.
+    /// [`Error::Empty`] and [`Error::TooLarge`] as for a codebook of that shape.
     pub fn new(codes: usize, dim: usize, exponent: i32) -> Result<Self> {
-        let max = isize::MAX as u64 / 8;
-        let elements = codes.checked_mul(dim).filter(|&n| n as u64 <= max);
-        let elements = elements.ok_or(Error::TooLarge { op: "statistics", arg: "codes * dim", max, got: u64::MAX })?;
-        Self::new_in(alloc::vec![0; codes], alloc::vec![0; elements], dim, exponent)
+        super::search::check_codebook("statistics", codes, dim)?;
+        Self::new_in(alloc::vec![0; codes], alloc::vec![0; codes * dim], dim, exponent)
     }
 }
 
@@ -216,6 +216,7 @@ pub fn reference(
     weights: &mut [i64],
     sums: &mut [i64],
 ) {
+    let x_dim = x.cols();
     for (row, &code) in codes.iter().enumerate() {
         let w = f64::from(weight(row_weights, row));
         if code == NO_CODE || w == 0.0 || !x.row(row).iter().all(|x| x.is_finite()) {
@@ -224,13 +225,9 @@ pub fn reference(
         weights[code as usize] += libm::rint(w * ONE as f64) as i64;
         for (i, &x) in x.row(row).iter().enumerate() {
             let term = libm::rint(w * f64::from(x) * libm::ldexp(1.0, FRACTION_BITS - exponent));
-            sums[code as usize * codes_dim(sums.len(), weights.len()) + i] += term as i64;
+            sums[code as usize * x_dim + i] += term as i64;
         }
     }
-}
-
-fn codes_dim(sums: usize, codes: usize) -> usize {
-    sums / codes.max(1)
 }
 
 struct Accumulate<'a> {
@@ -352,14 +349,10 @@ impl Kernel for Direction<'_> {
 /// young average, whatever the batch sizes were; `1 / K` is a fair one.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Activity<F, D> {
-    /// `N` for each code, `[K]` f32.
-    pub cluster_size: F,
-    /// `A` for each code, `[K]` f32.
-    pub exposure: F,
-    /// Rows seen (by weight) when the code was last hit or born, `[K]` f64.
-    pub last_seen: D,
-    /// Rows seen so far, by weight.
-    pub rows_seen: f64,
+    pub(crate) cluster_size: F,
+    pub(crate) exposure: F,
+    pub(crate) last_seen: D,
+    pub(crate) rows_seen: f64,
 }
 
 impl<F: AsRef<[f32]> + AsMut<[f32]>, D: AsRef<[f64]> + AsMut<[f64]>> Activity<F, D> {
@@ -368,13 +361,45 @@ impl<F: AsRef<[f32]> + AsMut<[f32]>, D: AsRef<[f64]> + AsMut<[f64]>> Activity<F,
     /// # Errors
     /// [`Error::Shape`] where the lengths differ.
     pub fn new_in(mut cluster_size: F, mut exposure: F, mut last_seen: D) -> Result<Self> {
-        let codes = cluster_size.as_ref().len();
-        same("activity", "length of exposure", codes, exposure.as_ref().len())?;
-        same("activity", "length of last_seen", codes, last_seen.as_ref().len())?;
         cluster_size.as_mut().fill(0.0);
         exposure.as_mut().fill(0.0);
         last_seen.as_mut().fill(0.0);
-        Ok(Self { cluster_size, exposure, last_seen, rows_seen: 0.0 })
+        Self::from_parts(cluster_size, exposure, last_seen, 0.0)
+    }
+
+    /// As it was: what the four accessors gave.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] where the lengths differ; [`Error::Config`] unless `rows_seen` is finite and at
+    /// least 0.
+    pub fn from_parts(cluster_size: F, exposure: F, last_seen: D, rows_seen: f64) -> Result<Self> {
+        let codes = cluster_size.as_ref().len();
+        same("activity", "length of exposure", codes, exposure.as_ref().len())?;
+        same("activity", "length of last_seen", codes, last_seen.as_ref().len())?;
+        match rows_seen.is_finite() && rows_seen >= 0.0 {
+            true => Ok(Self { cluster_size, exposure, last_seen, rows_seen }),
+            false => Err(Error::Config { field: "rows_seen", expected: "a finite number of at least 0" }),
+        }
+    }
+
+    /// `N` for each code, `[K]`.
+    pub fn cluster_size(&self) -> &[f32] {
+        self.cluster_size.as_ref()
+    }
+
+    /// `A` for each code, `[K]`.
+    pub fn exposure(&self) -> &[f32] {
+        self.exposure.as_ref()
+    }
+
+    /// Rows seen (by weight) when each code was last hit or born, `[K]`.
+    pub fn last_seen(&self) -> &[f64] {
+        self.last_seen.as_ref()
+    }
+
+    /// Rows seen so far, by weight.
+    pub fn rows_seen(&self) -> f64 {
+        self.rows_seen
     }
 
     /// Moves all averages on by one step: `N ← βN + (1−β)n`, `A ← βA + (1−β)M`, in f64, rounded to

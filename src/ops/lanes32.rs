@@ -65,24 +65,24 @@ unsafe fn reduce<V: Lanes, const DIFFERENCE: bool>(a: *const f32, b: *const f32,
         let mut sums = [V::splat(0.0); LANES];
         let mut i = 0;
         while i + LANES <= d {
-            for p in 0..LANES / V::N {
+            for (p, sum) in sums.iter_mut().take(LANES / V::N).enumerate() {
                 let at = i + p * V::N;
-                sums[p] = step::<V, DIFFERENCE>(V::load(a.add(at)), V::load(b.add(at)), sums[p]);
+                *sum = step::<V, DIFFERENCE>(V::load(a.add(at)), V::load(b.add(at)), *sum);
             }
             i += LANES;
         }
-        for p in 0..LANES / V::N {
+        for (p, sum) in sums.iter_mut().take(LANES / V::N).enumerate() {
             let at = i + p * V::N;
             if at + V::N <= d {
-                sums[p] = step::<V, DIFFERENCE>(V::load(a.add(at)), V::load(b.add(at)), sums[p]);
+                *sum = step::<V, DIFFERENCE>(V::load(a.add(at)), V::load(b.add(at)), *sum);
             } else if at < d {
                 let (a, b) = (V::load_partial(a.add(at), d - at), V::load_partial(b.add(at), d - at));
-                sums[p] = step::<V, DIFFERENCE>(a, b, sums[p]);
+                *sum = step::<V, DIFFERENCE>(a, b, *sum);
             }
         }
         let mut lanes = [0.0; LANES];
-        for p in 0..LANES / V::N {
-            sums[p].store(lanes.as_mut_ptr().add(p * V::N));
+        for (p, sum) in sums.iter().take(LANES / V::N).enumerate() {
+            sum.store(lanes.as_mut_ptr().add(p * V::N));
         }
         tree(lanes)
     }

@@ -202,9 +202,13 @@ pub fn reference_backward<F: Real>(
 /// The textbook loops of [`rotation_backward`], generic over the float type.
 pub fn reference_rotation<F: Real>(x: MatRef<F>, quantized: MatRef<F>, codes: &[u32], dquantized: MatRef<F>, dx: &mut [F]) {
     for (row, dx) in dx.chunks_exact_mut(x.cols().max(1)).enumerate() {
+        if codes[row] == NO_CODE {
+            dx.fill(F::zero());
+            continue;
+        }
         let (x, q, g) = (x.row(row), quantized.row(row), dquantized.row(row));
         let dot = |a: &[F], b: &[F]| lanes32::reference(a.len(), |i| (a[i], b[i])).as_f64();
-        let turn = Turn::new(codes[row], [dot(x, x), dot(q, q), dot(x, q), dot(x, g), dot(q, g)]);
+        let turn = Turn::new([dot(x, x), dot(q, q), dot(x, q), dot(x, g), dot(q, g)]);
         let [a, b, scale] = [turn.x, turn.q, turn.g].map(F::of);
         for i in 0..dx.len() {
             dx[i] = turn.apply(a, x[i], b, q[i], scale, g[i]);
@@ -222,13 +226,10 @@ struct Turn {
 
 impl Turn {
     /// From `[x·x, q·q, x·q, x·g, q·g]`.
-    fn new(code: u32, [xx, qq, xq, xg, qg]: [f64; 5]) -> Self {
+    fn new([xx, qq, xq, xg, qg]: [f64; 5]) -> Self {
         const SMALLEST: f64 = 1.0 / (1 << 20) as f64;
         let (nx, nq) = (libm::sqrt(xx), libm::sqrt(qq));
         let closeness = 1.0 + xq / (nx * nq);
-        if code == NO_CODE {
-            return Self { x: 0.0, q: 0.0, g: 0.0, plain: true };
-        }
         // Also where a norm is zero, infinite or NaN: then `closeness` is not a number or λ is not usable.
         let usable = closeness >= SMALLEST && nx.is_normal() && nq.is_normal();
         if !usable {
@@ -351,10 +352,14 @@ impl Kernel for Rotation<'_> {
         let dim = self.x.cols();
         for (i, dx) in self.dx.chunks_exact_mut(dim).enumerate() {
             let row = self.first + i;
+            if self.codes[row] == NO_CODE {
+                dx.fill(0.0);
+                continue;
+            }
             let (x, q, g) = (self.x.row(row), self.quantized.row(row), self.dquantized.row(row));
             // SAFETY: the rows have dim elements each; V by `run`'s caller.
             let dot = |a: &[f32], b: &[f32]| f64::from(unsafe { lanes32::dot::<V>(a.as_ptr(), b.as_ptr(), dim) });
-            let turn = Turn::new(self.codes[row], [dot(x, x), dot(q, q), dot(x, q), dot(x, g), dot(q, g)]);
+            let turn = Turn::new([dot(x, x), dot(q, q), dot(x, q), dot(x, g), dot(q, g)]);
             let (a, b, scale) = (turn.x as f32, turn.q as f32, turn.g as f32);
             for i in 0..dim {
                 dx[i] = turn.apply(a, x[i], b, q[i], scale, g[i]);

@@ -32,6 +32,15 @@ pub struct Rule {
     pub seed: u64,
 }
 
+impl Rule {
+    pub(crate) fn check(&self) -> Result<()> {
+        match self.share >= 0.0 && self.patience > 0.0 {
+            true => Ok(()),
+            false => Err(Error::Config { field: "restart", expected: "a share of at least 0 and a patience above 0" }),
+        }
+    }
+}
+
 impl Default for Rule {
     fn default() -> Self {
         Self { share: 1.0 / 32.0, patience: 8.0, seed: 0 }
@@ -63,7 +72,10 @@ pub struct Summary {
 /// Number of `u32` that [`restart()`] needs as scratch for a batch of `rows`.
 pub const fn scratch_len(rows: usize) -> usize {
     // A hash table at most half full.
-    (2 * rows).next_power_of_two()
+    match rows.checked_mul(2) {
+        Some(slots) if slots <= 1 << (usize::BITS - 1) => slots.next_power_of_two(),
+        _ => usize::MAX,
+    }
 }
 
 /// Replaces stale codes in `codebook` `[K, dim]` (and in `mean`, where averages are kept apart) by
@@ -75,7 +87,7 @@ pub const fn scratch_len(rows: usize) -> usize {
 /// # Errors
 /// [`Error::Shape`] where the extents differ, [`Error::Value`] for weights outside `0..=1`,
 /// [`Error::CodeOutOfRange`] for a code that does not exist, [`Error::Config`] for a negative or NaN
-/// rule; with nothing replaced.
+/// rule or a patience of 0; with nothing replaced.
 #[expect(clippy::too_many_arguments, reason = "the batch, the rule and the three states it resets together")]
 pub fn restart<F: AsRef<[f32]> + AsMut<[f32]>, D: AsRef<[f64]> + AsMut<[f64]>>(
     x: MatRef,
@@ -100,9 +112,7 @@ pub fn restart<F: AsRef<[f32]> + AsMut<[f32]>, D: AsRef<[f64]> + AsMut<[f64]>>(
     check_codes(OP, x.rows(), codes, k)?;
     check_weights(OP, weights, x.rows())?;
     same(OP, "length of scratch", scratch_len(x.rows()), scratch.len())?;
-    if !(rule.share >= 0.0 && rule.patience >= 0.0) {
-        return Err(Error::Config { field: "restart", expected: "share and patience of at least 0" });
-    }
+    rule.check()?;
     scratch.fill(0);
     let mut donors = Donors { x, codes, weights, order: Permutation::new(rule.seed, step, x.rows() as u64), next: 0, taken: scratch };
     let mut summary = Summary::default();

@@ -59,6 +59,9 @@ pub struct Config {
     pub seed: u64,
 }
 
+/// The widest row that a quantizer takes.
+const MAX_WIDTH: usize = 1 << 20;
+
 impl Default for Config {
     fn default() -> Self {
         Self {
@@ -98,6 +101,18 @@ impl Config {
         let weights_ok = [self.commitment, self.codebook].iter().all(|w| w.is_finite() && *w >= 0.0);
         if !weights_ok {
             return refuse("commitment, codebook", "finite weights of at least 0");
+        }
+        if let Some(rule) = self.restart {
+            rule.check()?;
+        }
+        let source_dim = match self.learner {
+            Learner::Projector { source_dim } => source_dim,
+            Learner::Gradient | Learner::Ema | Learner::Frozen => 1,
+        };
+        for (arg, got) in [("inputs", self.inputs), ("source_dim", source_dim)] {
+            if got > MAX_WIDTH {
+                return Err(Error::TooLarge { op: "quantizer", arg, max: MAX_WIDTH as u64, got: got as u64 });
+            }
         }
         match (self.learner, self.restart) {
             (Learner::Projector { .. } | Learner::Frozen, Some(_)) => {

@@ -65,8 +65,7 @@ impl Linear {
     }
 
     fn filled(outputs: usize, inputs: usize, value: impl FnMut(usize) -> f32) -> Result<Self> {
-        let elements = outputs.checked_mul(inputs).filter(|n| n.checked_add(outputs).is_some());
-        let elements = elements.ok_or(Error::TooLarge { op: "linear", arg: "inputs * outputs", max: u64::MAX, got: u64::MAX })?;
+        let elements = elements("inputs * outputs", outputs, inputs)?;
         let mut weight: Vec<f32> = (0..elements + outputs).map(value).collect();
         let bias = weight.split_off(elements);
         Ok(Self { weight, bias, inputs })
@@ -95,6 +94,13 @@ impl Linear {
     pub fn forward<E: Element>(&self, cpu: &Cpu, x: MatRef<E>, y: MatMut) -> Result<()> {
         ops::project(cpu, x, self.weight(), Some(&self.bias), y)
     }
+}
+
+/// `a · b` values of a tensor, where a vector can hold them.
+pub(super) fn elements(arg: &'static str, a: usize, b: usize) -> Result<usize> {
+    let max = isize::MAX as u64 / 16;
+    let product = a.checked_mul(b).filter(|&n| n as u64 <= max);
+    product.ok_or(Error::TooLarge { op: "quantizer", arg, max, got: (a as u64).saturating_mul(b as u64) })
 }
 
 /// A linear layer's gradient.

@@ -94,7 +94,9 @@ impl Quantizer {
         read("rows_seen", F64(core::slice::from_mut(&mut self.activity.rows_seen)))?;
         read("step", U64(core::slice::from_mut(&mut self.step)))?;
         self.check_state()?;
-        self.pending = false;
+        self.phase = super::Phase::Idle;
+        self.gradients = Default::default();
+        self.pass = Default::default();
         let codebook = MatRef::new(&self.codebook, self.config.codes, self.config.dim)?;
         Ok(self.packed.repack(codebook)?)
     }

@@ -80,6 +80,7 @@ pub fn search_mth<E: Element>(
     scratch: &mut [Candidate],
 ) -> Result<()> {
     const OP: &str = "search_mth";
+    same(OP, "columns of x", codebook.dim(), x.cols())?;
     same(OP, "length of codes", x.rows(), codes.len())?;
     check_weights(OP, weights, x.rows())?;
     if m == 0 {

@@ -1,0 +1,155 @@
+//! What this machine can do at best: multiply-adds in registers, and copies.
+
+use core::hint::black_box;
+use core::time::Duration;
+use std::time::Instant;
+
+use rayon::ThreadPool;
+use rayon::prelude::*;
+use vq_kernels::{Cpu, Isa};
+
+/// A measurement lasts at least this long; its fastest part counts.
+const BURST: Duration = Duration::from_millis(50);
+/// Independent chains, more than latency × ports of any core so far (4 × 2), and still all in registers.
+const CHAINS: usize = 12;
+/// Links of each chain in a part of a burst: about a millisecond.
+const LINKS: u32 = 1 << 18;
+
+/// The least time that an op's work takes.
+pub enum Limit<'a> {
+    /// This many FMAs of f32 on the CPU's threads.
+    Fmas { cpu: Cpu<'a>, count: f64 },
+    /// This many bytes read and written, by a copy.
+    Copies(Copies<'a>),
+}
+
+impl Limit<'_> {
+    /// Measures it: seconds.
+    pub fn seconds(&mut self) -> f64 {
+        match self {
+            Self::Fmas { cpu, count } => {
+                let isa = cpu.isa();
+                let vectors = f64::from(LINKS) * CHAINS as f64;
+                let rate = vectors / fastest(|| chains(isa));
+                *count / isa.lanes() as f64 / rate / cpu.threads() as f64
+            }
+            Self::Copies(copies) => fastest(|| copies.copy()),
+        }
+    }
+}
+
+/// Seconds of the fastest call in a burst of them.
+fn fastest(mut part: impl FnMut()) -> f64 {
+    let (started, mut best) = (Instant::now(), f64::INFINITY);
+    while started.elapsed() < BURST || best.is_infinite() {
+        let before = Instant::now();
+        part();
+        best = best.min(before.elapsed().as_secs_f64().max(1e-9));
+    }
+    best
+}
+
+/// Two buffers of half the bytes each, copied on all threads.
+pub struct Copies<'a> {
+    pool: Option<&'a ThreadPool>,
+    from: Vec<f32>,
+    to: Vec<f32>,
+}
+
+impl<'a> Copies<'a> {
+    /// A copy that reads and writes `bytes` in all.
+    pub fn of_bytes(pool: Option<&'a ThreadPool>, bytes: usize) -> Self {
+        let elements = (bytes / 2 / size_of::<f32>()).max(1);
+        // Not zeros: pages that were never written would all be the same one.
+        Self { pool, from: vec![1.0; elements], to: vec![2.0; elements] }
+    }
+
+    fn copy(&mut self) {
+        match self.pool {
+            Some(pool) => {
+                let part = self.from.len().div_ceil(pool.current_num_threads());
+                let (to, from) = (self.to.par_chunks_mut(part), self.from.par_chunks(part));
+                pool.install(|| to.zip(from).for_each(|(to, from)| to.copy_from_slice(from)));
+            }
+            None => self.to.copy_from_slice(&self.from),
+        }
+        black_box(&mut self.to);
+    }
+}
+
+/// Runs `CHAINS` chains of `LINKS` multiply-adds, on registers of `isa`.
+fn chains(isa: Isa) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        if Some(isa) == Isa::avx512() {
+            // SAFETY: the value `isa` comes from detection only, and it is that of AVX-512.
+            return unsafe { vectors::chains16() };
+        }
+        if Some(isa) == Isa::avx2() {
+            // SAFETY: the value `isa` comes from detection only, and it is that of AVX2 with FMA.
+            return unsafe { vectors::chains8() };
+        }
+    }
+    debug_assert!(isa == Isa::SCALAR, "every instruction set has its chains");
+    scalar_chains();
+}
+
+/// The factor and the term of every link: the chains tend to 2, far from subnormal and infinite numbers.
+fn link() -> (f32, f32) {
+    black_box((0.5, 1.0))
+}
+
+fn scalar_chains() {
+    let (factor, term) = link();
+    let mut sums = [term; CHAINS];
+    for _ in 0..LINKS {
+        for sum in &mut sums {
+            *sum = multiply_add(*sum, factor, term);
+        }
+    }
+    black_box(sums);
+}
+
+/// What an FMA costs at least on the build target. `f32::mul_add` without hardware would be a call of the C library.
+#[inline(always)]
+fn multiply_add(a: f32, b: f32, c: f32) -> f32 {
+    if cfg!(any(target_feature = "fma", target_arch = "aarch64")) {
+        a.mul_add(b, c)
+    } else {
+        (f64::from(a) * f64::from(b) + f64::from(c)) as f32
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+mod vectors {
+    use core::arch::x86_64::*;
+    use core::hint::black_box;
+
+    use super::{CHAINS, LINKS, link};
+
+    #[target_feature(enable = "avx2,fma")]
+    pub fn chains8() {
+        let (factor, term) = link();
+        let (factor, term) = (_mm256_set1_ps(factor), _mm256_set1_ps(term));
+        let mut sums = [term; CHAINS];
+        for _ in 0..LINKS {
+            for sum in &mut sums {
+                *sum = _mm256_fmadd_ps(*sum, factor, term);
+            }
+        }
+        black_box(sums);
+    }
+
+    #[target_feature(enable = "avx2,fma,avx512f")]
+    pub fn chains16() {
+        let (factor, term) = link();
+        let (factor, term) = (_mm512_set1_ps(factor), _mm512_set1_ps(term));
+        let mut sums = [term; CHAINS];
+        for _ in 0..LINKS {
+            for sum in &mut sums {
+                *sum = _mm512_fmadd_ps(*sum, factor, term);
+            }
+        }
+        black_box(sums);
+    }
+}
