@@ -27,7 +27,9 @@ pub enum CudaError {
 impl core::fmt::Display for CudaError {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         match self {
-            Self::DriverMissing => write!(f, "no NVIDIA driver library (libcuda) is installed; use the CPU ops, or install the driver"),
+            Self::DriverMissing => {
+                write!(f, "no NVIDIA driver library (libcuda) is installed; use the CPU ops, or install the driver")
+            }
             Self::NoDevice { ordinal } => write!(f, "there is no device number {ordinal}"),
             Self::Driver(code) => write!(f, "the driver refused with CUresult {code}"),
         }

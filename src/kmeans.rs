@@ -190,7 +190,12 @@ impl KMeans {
     /// None that a caller can cause.
     pub fn finish_pass(&mut self, cpu: &Cpu) -> Result<Pass> {
         self.move_centres(cpu, false)?;
-        let mut pass = Pass { rows: self.rows, inertia: if self.weight > 0.0 { self.squared / self.weight } else { 0.0 }, empty: 0, refilled: 0 };
+        let mut pass = Pass {
+            rows: self.rows,
+            inertia: if self.weight > 0.0 { self.squared / self.weight } else { 0.0 },
+            empty: 0,
+            refilled: 0,
+        };
         let mut refilled = Vec::new();
         for k in (0..self.hits.len()).filter(|&k| self.hits[k] == 0) {
             pass.empty += 1;
@@ -224,7 +229,9 @@ impl KMeans {
             // ‖x − c‖² from the score; cosine's needs ‖c‖² too.
             let distance = match self.metric {
                 Metric::L2 => n - 2.0 * f64::from(self.scores[row]),
-                Metric::Cosine => n + squares(&self.centres[k * self.dim..][..self.dim]) - 2.0 * f64::from(self.scores[row]),
+                Metric::Cosine => {
+                    n + squares(&self.centres[k * self.dim..][..self.dim]) - 2.0 * f64::from(self.scores[row])
+                }
             };
             if !distance.is_finite() {
                 self.codes[row] = crate::NO_CODE;
@@ -237,7 +244,8 @@ impl KMeans {
             self.squared += weight * distance;
             // Non-negative floats order as their bits do.
             let key = ((distance as f32).to_bits(), hash(x.row(row)));
-            let beats = self.farthest.len() < room || self.farthest.first_key_value().is_some_and(|(&least, _)| key > least);
+            let beats =
+                self.farthest.len() < room || self.farthest.first_key_value().is_some_and(|(&least, _)| key > least);
             if beats && self.farthest.insert(key, x.row(row).to_vec()).is_none() && self.farthest.len() > room {
                 self.farthest.pop_first();
             }

@@ -14,11 +14,11 @@ use crate::cpu::Cpu;
 use crate::element::Element;
 use crate::error::{Error, Result, same};
 use crate::matrix::{MatMut, MatRef};
+use crate::ops;
 use crate::ops::ema::{self, Activity, Statistics};
 use crate::ops::loss::{self, SquaredError};
 use crate::ops::restart::{self, Restarted};
 use crate::ops::search::check_codebook;
-use crate::ops;
 
 mod config;
 mod parameters;
@@ -239,7 +239,13 @@ impl Quantizer {
     ///
     /// # Errors
     /// [`Error::Shape`] where the extents differ, [`Error::Value`] for weights outside `0..=1`.
-    pub fn encode<E: Element>(&self, cpu: &Cpu, x: MatRef<E>, weights: Option<&[f32]>, codes: &mut [u32]) -> Result<()> {
+    pub fn encode<E: Element>(
+        &self,
+        cpu: &Cpu,
+        x: MatRef<E>,
+        weights: Option<&[f32]>,
+        codes: &mut [u32],
+    ) -> Result<()> {
         const OP: &str = "encode";
         same(OP, "columns of x", self.config.inputs, x.cols())?;
         same(OP, "length of codes", x.rows(), codes.len())?;
@@ -437,7 +443,8 @@ impl Quantizer {
         }
         let mut codes = core::mem::take(&mut pass.codes);
         codes.resize(rows, NO_CODE);
-        let found = ops::search(cpu, searched(&self.config, &pass.unit, &pass.z, x)?, weights, &self.packed, &mut codes, None);
+        let found =
+            ops::search(cpu, searched(&self.config, &pass.unit, &pass.z, x)?, weights, &self.packed, &mut codes, None);
         self.pass.codes = codes;
         found?;
         // An infinity may win a code, but has no gradient: rows that are not finite are not trained on.
@@ -461,7 +468,14 @@ impl Quantizer {
         let (mut codebook, mut commitment) = (SquaredError::default(), SquaredError::default());
         loss::squared_error(cpu, z, quantized, &pass.codes, weights, &mut commitment)?;
         match self.config.normalize {
-            true => loss::squared_error(cpu, searched(&self.config, &pass.unit, &pass.z, x)?, quantized, &pass.codes, weights, &mut codebook)?,
+            true => loss::squared_error(
+                cpu,
+                searched(&self.config, &pass.unit, &pass.z, x)?,
+                quantized,
+                &pass.codes,
+                weights,
+                &mut codebook,
+            )?,
             false => codebook = commitment,
         }
         let coded = pass.codes.iter().filter(|&&k| k != NO_CODE).count();
@@ -504,7 +518,12 @@ impl Quantizer {
                 let doutput = MatRef::new(&pass.doutput, rows, inputs)?;
                 self.gradients.project_out.of(cpu, linear, doutput, quantized)?;
                 pass.dquantized.resize(rows * dim, 0.0);
-                ops::project_backward_input(cpu, doutput, linear.weight(), MatMut::new(&mut pass.dquantized, rows, dim)?)?;
+                ops::project_backward_input(
+                    cpu,
+                    doutput,
+                    linear.weight(),
+                    MatMut::new(&mut pass.dquantized, rows, dim)?,
+                )?;
             }
             None => {
                 head(MatRef::new(&pass.quantized, rows, dim)?, &mut pass.doutput);
@@ -513,7 +532,8 @@ impl Quantizer {
         }
         // -- the estimator, to the rows that were searched
         pass.dz.resize(rows * dim, 0.0);
-        let (dquantized, quantized) = (MatRef::new(&pass.dquantized, rows, dim)?, MatRef::new(&pass.quantized, rows, dim)?);
+        let (dquantized, quantized) =
+            (MatRef::new(&pass.dquantized, rows, dim)?, MatRef::new(&pass.quantized, rows, dim)?);
         let dz = MatMut::new(&mut pass.dz, rows, dim)?;
         match self.config.estimator {
             Estimator::StraightThrough => loss::straight_through_backward(cpu, &pass.codes, dquantized, dz)?,
@@ -535,7 +555,15 @@ impl Quantizer {
             let scale = (2.0 * self.config.commitment / elements) as f32;
             let z = unnormalized(&self.config, &pass.z, x)?;
             let dz = MatMut::new(&mut pass.dz, rows, dim)?;
-            loss::squared_error_backward(cpu, z, MatRef::new(&pass.quantized, rows, dim)?, &pass.codes, weights, scale, dz)?;
+            loss::squared_error_backward(
+                cpu,
+                z,
+                MatRef::new(&pass.quantized, rows, dim)?,
+                &pass.codes,
+                weights,
+                scale,
+                dz,
+            )?;
         }
         // -- to x
         match &self.project_in {

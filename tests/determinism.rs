@@ -77,7 +77,8 @@ fn projections_and_norms_give_the_same_bits_everywhere() {
     });
     everywhere("project_backward_weight", |cpu| {
         let (mut dw, mut db) = (vec![0.5; O * D], vec![0.5; O]);
-        ops::project_backward_weight(cpu, mat(&dy, N, O), mat(&x, N, D), mat_mut(&mut dw, O, D), Some(&mut db)).unwrap();
+        ops::project_backward_weight(cpu, mat(&dy, N, O), mat(&x, N, D), mat_mut(&mut dw, O, D), Some(&mut db))
+            .unwrap();
         halves(dw.iter().chain(&db))
     });
     everywhere("normalize", |cpu| {
@@ -177,7 +178,12 @@ const ROWS: usize = ROW_BLOCK + 77;
 /// All learners, with restart where it is allowed, over every switch.
 fn configs() -> Vec<Config> {
     let rule = Rule { patience: 1.0, ..Rule::default() };
-    let learners = [(Learner::Gradient, Some(rule)), (Learner::Ema, Some(rule)), (Learner::Frozen, None), (Learner::Projector { source_dim: 9 }, None)];
+    let learners = [
+        (Learner::Gradient, Some(rule)),
+        (Learner::Ema, Some(rule)),
+        (Learner::Frozen, None),
+        (Learner::Projector { source_dim: 9 }, None),
+    ];
     let switches = [
         (true, true, Estimator::StraightThrough),
         (false, true, Estimator::Rotation),
@@ -188,7 +194,18 @@ fn configs() -> Vec<Config> {
     for (learner, restart) in learners {
         for (factorize, normalize, estimator) in switches {
             let dim = if factorize { 5 } else { INPUTS };
-            configs.push(Config { inputs: INPUTS, dim, codes: 70, learner, restart, factorize, normalize, estimator, decay: 0.9, ..Config::default() });
+            configs.push(Config {
+                inputs: INPUTS,
+                dim,
+                codes: 70,
+                learner,
+                restart,
+                factorize,
+                normalize,
+                estimator,
+                decay: 0.9,
+                ..Config::default()
+            });
         }
     }
     configs
@@ -199,12 +216,16 @@ fn train(quantizer: &mut Quantizer, cpu: &Cpu, first: u64, last: u64) {
     let weights = row_weights(ROWS);
     for step in first..last {
         let x = paint(ROWS * INPUTS, 100 + step);
-        quantizer.train_step(cpu, mat(&x, ROWS, INPUTS), Some(&weights), |output, gradient| {
-            gradient.iter_mut().zip(output.data()).zip(&x).for_each(|((g, y), x)| *g = (y - x) / ROWS as f32);
-        }).unwrap();
-        quantizer.apply(cpu, |update| {
-            update.values.iter_mut().zip(update.gradient).for_each(|(v, g)| *v -= 0.5 * g);
-        }).unwrap();
+        quantizer
+            .train_step(cpu, mat(&x, ROWS, INPUTS), Some(&weights), |output, gradient| {
+                gradient.iter_mut().zip(output.data()).zip(&x).for_each(|((g, y), x)| *g = (y - x) / ROWS as f32);
+            })
+            .unwrap();
+        quantizer
+            .apply(cpu, |update| {
+                update.values.iter_mut().zip(update.gradient).for_each(|(v, g)| *v -= 0.5 * g);
+            })
+            .unwrap();
     }
 }
 
@@ -267,13 +288,17 @@ fn a_resumed_training_goes_on_with_the_same_bits() {
 fn two_workers_are_one() {
     let (cpu, x) = (Cpu::new(), unit_rows(ROWS, INPUTS, 7));
     let half = ROWS / 2;
-    let config = Config { inputs: INPUTS, dim: INPUTS, codes: 400, factorize: false, restart: None, ..Config::default() };
+    let config =
+        Config { inputs: INPUTS, dim: INPUTS, codes: 400, factorize: false, restart: None, ..Config::default() };
     let new = || Quantizer::new(config, Initial::Normal).unwrap();
     let (mut one, mut a, mut b) = (new(), new(), new());
     for _ in 0..3 {
         one.accumulate(&cpu, mat(&x, ROWS, INPUTS), None, |_, _| {}).unwrap();
         a.accumulate(&cpu, mat(&x[..half * INPUTS], half, INPUTS), None, |_, _| {}).unwrap();
         b.accumulate(&cpu, mat(&x[half * INPUTS..], ROWS - half, INPUTS), None, |_, _| {}).unwrap();
+        for worker in [&mut one, &mut a, &mut b] {
+            worker.collect(&cpu, 0).unwrap();
+        }
         let (from_a, from_b) = (a.statistics_mut().clone(), b.statistics_mut().clone());
         a.statistics_mut().merge(&from_b).unwrap();
         b.statistics_mut().merge(&from_a).unwrap();
@@ -285,14 +310,23 @@ fn two_workers_are_one() {
     }
 }
 
-/// Without normalization each worker's exponent is that of its own rows; the update needs one.
+/// Without normalization each worker's exponent is that of its own rows: they agree on the largest.
 #[test]
 fn two_workers_with_rows_of_other_magnitudes_can_merge() {
-    let (cpu, config) = (Cpu::new(), Config { inputs: 1, dim: 1, codes: 2, factorize: false, normalize: false, restart: None, ..Config::default() });
+    let (cpu, config) = (
+        Cpu::new(),
+        Config { inputs: 1, dim: 1, codes: 2, factorize: false, normalize: false, restart: None, ..Config::default() },
+    );
     let new = || Quantizer::new(config, Initial::Codes(vec![1.0, 5.0])).unwrap();
     let (mut a, mut b) = (new(), new());
     a.accumulate(&cpu, mat(&[0.9], 1, 1), None, |_, _| {}).unwrap();
     b.accumulate(&cpu, mat(&[4.5], 1, 1), None, |_, _| {}).unwrap();
+    let exponent = a.exponent().unwrap().max(b.exponent().unwrap());
+    assert!(a.collect(&cpu, exponent) == Ok(1) && b.collect(&cpu, exponent) == Ok(1));
     let from_b = b.statistics_mut().clone();
     assert_eq!(a.statistics_mut().merge(&from_b), Ok(()));
+    let mut one = new();
+    one.accumulate(&cpu, mat(&[0.9, 4.5], 2, 1), None, |_, _| {}).unwrap();
+    one.collect(&cpu, one.exponent().unwrap()).unwrap();
+    assert_eq!(a.statistics_mut(), one.statistics_mut());
 }

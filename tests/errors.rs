@@ -17,12 +17,20 @@ use vq_kernels::{Cpu, Error, Isa, Line, MAX_CODES, MAX_DIM, MatMut, MatRef, Metr
 /// The parts of an error that its message must name.
 fn named(error: &Error) -> Vec<String> {
     match error {
-        Error::Shape { op, arg, expected, got } => vec![op.to_string(), arg.to_string(), expected.to_string(), got.to_string()],
-        Error::TooLarge { op, arg, max, got } => vec![op.to_string(), arg.to_string(), max.to_string(), got.to_string()],
+        Error::Shape { op, arg, expected, got } => {
+            vec![op.to_string(), arg.to_string(), expected.to_string(), got.to_string()]
+        }
+        Error::TooLarge { op, arg, max, got } => {
+            vec![op.to_string(), arg.to_string(), max.to_string(), got.to_string()]
+        }
         Error::Empty { op, arg } => vec![op.to_string(), arg.to_string()],
-        Error::CodeOutOfRange { op, row, code, codes } => vec![op.to_string(), row.to_string(), code.to_string(), codes.to_string()],
+        Error::CodeOutOfRange { op, row, code, codes } => {
+            vec![op.to_string(), row.to_string(), code.to_string(), codes.to_string()]
+        }
         Error::CodeWidth { codes, max } => vec![codes.to_string(), max.to_string()],
-        Error::Value { op, arg, index, expected } => vec![op.to_string(), arg.to_string(), index.to_string(), expected.to_string()],
+        Error::Value { op, arg, index, expected } => {
+            vec![op.to_string(), arg.to_string(), index.to_string(), expected.to_string()]
+        }
         Error::Config { field, expected } => vec![field.to_string(), expected.to_string()],
         Error::Overflow { op, code } => vec![op.to_string(), code.to_string()],
         Error::Isa { name } => vec![name.to_string()],
@@ -60,7 +68,10 @@ fn every_error_is_reached_and_names_its_parts() {
         let message = error.to_string();
         for part in named(error) {
             // Overflow's and CodeWidth's parts are one string each; numbers appear as they are.
-            assert!(message.contains(&part) || matches!(error, Error::Isa { .. }), "{message:?} does not name {part:?}");
+            assert!(
+                message.contains(&part) || matches!(error, Error::Isa { .. }),
+                "{message:?} does not name {part:?}"
+            );
         }
         let _: &dyn core::error::Error = error;
     }
@@ -161,7 +172,11 @@ const W: usize = 4;
 /// Calls `call` with extents that are all right, then with each extent one more and one less: the
 /// first is accepted, every other refused with a `Shape`. The call checks that outputs are unchanged.
 #[track_caller]
-fn each_extent_is_checked<const E: usize>(op: &str, extents: [usize; E], call: impl Fn([usize; E]) -> Result<(), Error>) {
+fn each_extent_is_checked<const E: usize>(
+    op: &str,
+    extents: [usize; E],
+    call: impl Fn([usize; E]) -> Result<(), Error>,
+) {
     assert_eq!(call(extents), Ok(()), "{op} with the right extents");
     for i in 0..E {
         for wrong in [extents[i] - 1, extents[i] + 1] {
@@ -249,13 +264,16 @@ fn gather_project_and_normalize_check_every_extent() {
         unchanged(ops::gather(&cpu, &[0u32; N], mat(&codebook, K, D), mat_mut(&mut out, rows, cols)), &out, 77.0)
     });
     each_extent_is_checked("project", [W, N, D, D], |[inputs, rows, outputs, bias]| {
-        let (x, weight, bias, mut y) = (vec![1.0f32; N * W], vec![1.0; D * inputs], vec![1.0; bias], vec![77.0; rows * outputs]);
-        let result = ops::project(&cpu, mat(&x, N, W), mat(&weight, D, inputs), Some(&bias), mat_mut(&mut y, rows, outputs));
+        let (x, weight, bias, mut y) =
+            (vec![1.0f32; N * W], vec![1.0; D * inputs], vec![1.0; bias], vec![77.0; rows * outputs]);
+        let result =
+            ops::project(&cpu, mat(&x, N, W), mat(&weight, D, inputs), Some(&bias), mat_mut(&mut y, rows, outputs));
         unchanged(result, &y, 77.0)
     });
     each_extent_is_checked("project_backward_input", [D, N, W], |[outputs, rows, inputs]| {
         let (dy, weight, mut dx) = (vec![1.0; N * outputs], vec![1.0; D * W], vec![77.0; rows * inputs]);
-        let result = ops::project_backward_input(&cpu, mat(&dy, N, outputs), mat(&weight, D, W), mat_mut(&mut dx, rows, inputs));
+        let result =
+            ops::project_backward_input(&cpu, mat(&dy, N, outputs), mat(&weight, D, W), mat_mut(&mut dx, rows, inputs));
         unchanged(result, &dx, 77.0)
     });
     each_extent_is_checked("project_backward_weight", [N, D, W, D], |[rows, outputs, inputs, bias]| {
@@ -273,9 +291,15 @@ fn gather_project_and_normalize_check_every_extent() {
         unchanged(result, &norms, 77.0)
     });
     each_extent_is_checked("normalize_backward", [N, N, D, N, D], |[norms, dy_rows, dy_cols, rows, cols]| {
-        let (y, norms, dy, mut dx) = (vec![1.0; N * D], vec![1.0; norms], vec![1.0; dy_rows * dy_cols], vec![77.0; rows * cols]);
-        let result =
-            ops::normalize_backward(&cpu, mat(&y, N, D), &norms, mat(&dy, dy_rows, dy_cols), mat_mut(&mut dx, rows, cols));
+        let (y, norms, dy, mut dx) =
+            (vec![1.0; N * D], vec![1.0; norms], vec![1.0; dy_rows * dy_cols], vec![77.0; rows * cols]);
+        let result = ops::normalize_backward(
+            &cpu,
+            mat(&y, N, D),
+            &norms,
+            mat(&dy, dy_rows, dy_cols),
+            mat_mut(&mut dx, rows, cols),
+        );
         unchanged(result, &dx, 77.0)
     });
 }
@@ -290,13 +314,17 @@ fn losses_check_every_extent() {
         let result = loss::squared_error(&cpu, x, mat(&q, rows, cols), &codes, Some(&weights), &mut total[0]);
         unchanged(result, &total, SquaredError { sum: 5.0, weight: 5.0 })
     });
-    each_extent_is_checked("squared_error_backward", [N, D, N, N, N, D], |[rows, cols, codes, weights, dx_rows, dx_cols]| {
-        let (q, codes, weights) = (vec![2.0; rows * cols], vec![0; codes], vec![1.0; weights]);
-        let mut dx = vec![77.0; dx_rows * dx_cols];
-        let view = mat_mut(&mut dx, dx_rows, dx_cols);
-        let result = loss::squared_error_backward(&cpu, x, mat(&q, rows, cols), &codes, Some(&weights), 1.0, view);
-        unchanged(result, &dx, 77.0)
-    });
+    each_extent_is_checked(
+        "squared_error_backward",
+        [N, D, N, N, N, D],
+        |[rows, cols, codes, weights, dx_rows, dx_cols]| {
+            let (q, codes, weights) = (vec![2.0; rows * cols], vec![0; codes], vec![1.0; weights]);
+            let mut dx = vec![77.0; dx_rows * dx_cols];
+            let view = mat_mut(&mut dx, dx_rows, dx_cols);
+            let result = loss::squared_error_backward(&cpu, x, mat(&q, rows, cols), &codes, Some(&weights), 1.0, view);
+            unchanged(result, &dx, 77.0)
+        },
+    );
     each_extent_is_checked("straight_through_backward", [N, N, D], |[codes, rows, cols]| {
         let (codes, mut dx) = (vec![0; codes], vec![77.0; rows * cols]);
         unchanged(loss::straight_through_backward(&cpu, &codes, x, mat_mut(&mut dx, rows, cols)), &dx, 77.0)
@@ -305,7 +333,8 @@ fn losses_check_every_extent() {
         let (quantized, codes, gradient) = (vec![2.0; q * q_cols], vec![0; codes], vec![1.0; g * g_cols]);
         let mut dx = vec![77.0; rows * cols];
         let view = mat_mut(&mut dx, rows, cols);
-        let result = loss::rotation_backward(&cpu, x, mat(&quantized, q, q_cols), &codes, mat(&gradient, g, g_cols), view);
+        let result =
+            loss::rotation_backward(&cpu, x, mat(&quantized, q, q_cols), &codes, mat(&gradient, g, g_cols), view);
         unchanged(result, &dx, 77.0)
     });
 }
@@ -330,7 +359,8 @@ fn averages_and_usage_check_every_extent() {
         let mut statistics = Statistics::new(K, D, 0).unwrap();
         statistics.accumulate(&cpu, mat(&[1.0; N * D], N, D), &[0; N], None).unwrap();
         let (mut mean, mut direction) = (vec![77.0; rows * cols], vec![77.0; direction_rows * direction_cols]);
-        let (means, directions) = (mat_mut(&mut mean, rows, cols), mat_mut(&mut direction, direction_rows, direction_cols));
+        let (means, directions) =
+            (mat_mut(&mut mean, rows, cols), mat_mut(&mut direction, direction_rows, direction_cols));
         let result = ema::update_means(&cpu, 0.5, &statistics, &vec![1.0; sizes], means, Some(directions));
         unchanged(result.clone(), &mean, 77.0)?;
         unchanged(result, &direction, 77.0)
@@ -389,16 +419,28 @@ struct Restart {
 impl Restart {
     fn right() -> Self {
         let scratch = restart::scratch_len(N);
-        Self { x_cols: D, codes: N, weights: N, activity: K, mean: (K, D), scratch, rule: Rule::default(), code: 0, weight: 1.0 }
+        Self {
+            x_cols: D,
+            codes: N,
+            weights: N,
+            activity: K,
+            mean: (K, D),
+            scratch,
+            rule: Rule::default(),
+            code: 0,
+            weight: 1.0,
+        }
     }
 
     fn call(&self) -> Result<Summary, Error> {
-        let mut activity = Activity::new_in(vec![0.0f32; self.activity], vec![1.0f32; self.activity], vec![0.0f64; self.activity])?;
+        let mut activity =
+            Activity::new_in(vec![0.0f32; self.activity], vec![1.0f32; self.activity], vec![0.0f64; self.activity])?;
         activity.rows_seen = 1e9;
         let (x, mut codebook) = (paint(N * self.x_cols, 1), vec![77.0; K * D]);
         let mut mean = vec![77.0; self.mean.0 * self.mean.1];
         let mut log = [Restarted::default(); 2];
-        let (mut mean_view, mut book_view) = (mat_mut(&mut mean, self.mean.0, self.mean.1), mat_mut(&mut codebook, K, D));
+        let (mut mean_view, mut book_view) =
+            (mat_mut(&mut mean, self.mean.0, self.mean.1), mat_mut(&mut codebook, K, D));
         let result = restart::restart(
             mat(&x, N, self.x_cols),
             &vec![self.code; self.codes],
@@ -422,7 +464,9 @@ fn restart_checks_every_extent_and_its_rule() {
     assert_eq!(Restart::right().call().map(|summary| summary.restarted), Ok(2));
     let right = [D, N, N, K, K, D, restart::scratch_len(N)];
     each_extent_is_checked("restart", right, |[x_cols, codes, weights, activity, mean, mean_cols, scratch]| {
-        Restart { x_cols, codes, weights, activity, mean: (mean, mean_cols), scratch, ..Restart::right() }.call().map(|_| ())
+        Restart { x_cols, codes, weights, activity, mean: (mean, mean_cols), scratch, ..Restart::right() }
+            .call()
+            .map(|_| ())
     });
     for (share, patience) in [(-1.0, 8.0), (f64::NAN, 8.0), (0.1, -1.0), (0.1, f64::NAN)] {
         let rule = Rule { share, patience, seed: 0 };
@@ -436,14 +480,33 @@ fn restart_checks_every_extent_and_its_rule() {
 #[test]
 fn an_activity_of_unequal_lengths_is_refused() {
     for (exposure, last_seen) in [(K - 1, K), (K, K - 1)] {
-        let activity = || Activity { cluster_size: vec![0.0f32; K], exposure: vec![1.0f32; exposure], last_seen: vec![0.0f64; last_seen], rows_seen: 1e9 };
+        let activity = || Activity {
+            cluster_size: vec![0.0f32; K],
+            exposure: vec![1.0f32; exposure],
+            last_seen: vec![0.0f64; last_seen],
+            rows_seen: 1e9,
+        };
         let restarted = std::panic::catch_unwind(|| {
             let (x, mut codebook) = (paint(N * D, 1), vec![77.0; K * D]);
             let (mut scratch, mut log) = (vec![0; restart::scratch_len(N)], [Restarted::default(); 2]);
             let mut book = mat_mut(&mut codebook, K, D);
-            restart::restart(mat(&x, N, D), &[0; N], None, &Rule::default(), 0, &mut activity(), &mut book, None, &mut scratch, &mut log)
+            restart::restart(
+                mat(&x, N, D),
+                &[0; N],
+                None,
+                &Rule::default(),
+                0,
+                &mut activity(),
+                &mut book,
+                None,
+                &mut scratch,
+                &mut log,
+            )
         });
-        assert!(matches!(restarted, Ok(Err(Error::Shape { .. }))), "restart with {exposure}, {last_seen}: {restarted:?}");
+        assert!(
+            matches!(restarted, Ok(Err(Error::Shape { .. }))),
+            "restart with {exposure}, {last_seen}: {restarted:?}"
+        );
         let observed = std::panic::catch_unwind(|| {
             let mut statistics = Statistics::new(K, D, 3).unwrap();
             statistics.accumulate(&Cpu::new(), mat(&paint(K * D, 1), K, D), &[0, 1, 2, 3, 4, 5, 6], None).unwrap();
@@ -458,10 +521,14 @@ fn an_activity_of_unequal_lengths_is_refused() {
 fn shapes_beyond_memory_are_errors() {
     type Call = fn() -> Result<(), Error>;
     let calls: [(&str, Call); 3] = [
-        ("inputs", || Quantizer::new(Config { inputs: 1 << 61, dim: 1, codes: 1, ..Config::default() }, Initial::Normal).map(|_| ())),
+        ("inputs", || {
+            Quantizer::new(Config { inputs: 1 << 61, dim: 1, codes: 1, ..Config::default() }, Initial::Normal)
+                .map(|_| ())
+        }),
         ("source_dim", || {
             let learner = Learner::Projector { source_dim: 1 << 61 };
-            let config = Config { inputs: 1, dim: 1, codes: 1, learner, restart: None, factorize: false, ..Config::default() };
+            let config =
+                Config { inputs: 1, dim: 1, codes: 1, learner, restart: None, factorize: false, ..Config::default() };
             Quantizer::new(config, Initial::Normal).map(|_| ())
         }),
         ("codes of statistics without dimensions", || Statistics::new(usize::MAX, 0, 0).map(|_| ())),
@@ -518,7 +585,10 @@ fn codes_that_do_not_exist_are_refused() {
     #[track_caller]
     fn same_but_op(result: Result<(), Error>, expected: &Error) {
         match (result, expected) {
-            (Err(Error::CodeOutOfRange { row, code, codes, .. }), Error::CodeOutOfRange { row: r, code: c, codes: k, .. }) => {
+            (
+                Err(Error::CodeOutOfRange { row, code, codes, .. }),
+                Error::CodeOutOfRange { row: r, code: c, codes: k, .. },
+            ) => {
                 assert_eq!((row, code, codes), (*r, *c, *k));
             }
             (other, _) => panic!("{other:?}"),
@@ -540,7 +610,8 @@ fn codes_that_do_not_exist_are_refused() {
     let before = book.lines().to_vec();
     same_but_op(book.repack_codes(mat(&[1.0f32; K * D], K, D), &[0, 1, k]), &bad);
     assert_eq!(bits(book.lines()), bits(&before), "nothing has been packed");
-    let quantizer = Quantizer::new(Config { inputs: W, dim: D, codes: K, ..Config::default() }, Initial::Normal).unwrap();
+    let quantizer =
+        Quantizer::new(Config { inputs: W, dim: D, codes: K, ..Config::default() }, Initial::Normal).unwrap();
     let mut out = vec![77.0; 3 * W];
     let result = quantizer.decode(&cpu, &codes, mat_mut(&mut out, 3, W));
     same_but_op(unchanged(result, &out, 77.0), &bad);
@@ -556,8 +627,12 @@ fn decay_is_from_zero_up_to_but_not_one() {
     let mut activity = Activity::new_in(vec![0.0f32], vec![0.0f32], vec![0.0f64]).unwrap();
     for decay in [1.0, 1.5, -0.1, f64::NAN, f64::INFINITY] {
         let expected = "decay";
-        let refused = |result: Result<(), Error>| matches!(result, Err(Error::Config { field, .. }) if field == expected);
-        assert!(refused(ema::update_means(&cpu, decay, &statistics, &[0.0], mat_mut(&mut [0.0], 1, 1), None)), "{decay}");
+        let refused =
+            |result: Result<(), Error>| matches!(result, Err(Error::Config { field, .. }) if field == expected);
+        assert!(
+            refused(ema::update_means(&cpu, decay, &statistics, &[0.0], mat_mut(&mut [0.0], 1, 1), None)),
+            "{decay}"
+        );
         assert!(refused(activity.observe(decay, &statistics)), "{decay}");
         assert!(refused(Quantizer::new(Config { decay, ..Config::default() }, Initial::Normal).map(|_| ())), "{decay}");
     }
@@ -569,7 +644,10 @@ fn decay_is_from_zero_up_to_but_not_one() {
 fn elements_beyond_the_exponent_are_refused() {
     let (cpu, mut statistics) = (Cpu::new(), Statistics::new(1, 2, 0).unwrap());
     let refused = statistics.accumulate(&cpu, mat(&[0.5, 1.0, -1.0, 1.0001], 2, 2), &[0, 0], None);
-    assert_eq!(refused, Err(Error::Value { op: "accumulate", arg: "x", index: 3, expected: "magnitudes up to 2^exponent" }));
+    assert_eq!(
+        refused,
+        Err(Error::Value { op: "accumulate", arg: "x", index: 3, expected: "magnitudes up to 2^exponent" })
+    );
     assert_eq!(statistics.total(), 0.0);
     // A row without a code, of weight zero or with an infinity does not count, whatever it holds.
     let x = mat(&[9.0, 9.0, 9.0, f32::INFINITY, 1.0, -1.0, 9.0, 9.0], 4, 2);
@@ -578,7 +656,10 @@ fn elements_beyond_the_exponent_are_refused() {
     assert_eq!(statistics.sum(0).collect::<Vec<_>>(), [1.0, -1.0]);
     // So the index that is reported is that of a row that counts.
     let refused = statistics.accumulate(&cpu, mat(&[9.0, 9.0, 1.0, 2.0], 2, 2), &[NO_CODE, 0], None);
-    assert_eq!(refused, Err(Error::Value { op: "accumulate", arg: "x", index: 3, expected: "magnitudes up to 2^exponent" }));
+    assert_eq!(
+        refused,
+        Err(Error::Value { op: "accumulate", arg: "x", index: 3, expected: "magnitudes up to 2^exponent" })
+    );
 }
 
 #[test]
@@ -608,7 +689,11 @@ fn settings_that_contradict_each_other_are_refused() {
         (Config { learner: Learner::Projector { source_dim: 0 }, restart: None, ..base }, "Empty", "no source"),
         (Config { decay: 1.0, ..base }, "Config", "nothing is ever learned"),
         (Config { restart: Some(Rule { share: -1.0, ..Rule::default() }), ..base }, "Config", "a negative share"),
-        (Config { restart: Some(Rule { patience: f64::NAN, ..Rule::default() }), ..base }, "Config", "no number of hits"),
+        (
+            Config { restart: Some(Rule { patience: f64::NAN, ..Rule::default() }), ..base },
+            "Config",
+            "no number of hits",
+        ),
     ];
     for (config, expected, why) in cases {
         let refused = Quantizer::new(config, Initial::Normal);
@@ -672,9 +757,15 @@ fn a_state_with_other_tensors_is_refused() {
         let config = |result| matches!(result, Err(Error::Config { field, .. }) if field == name);
         assert!(config(new().restore_from(&others)), "without {name}");
         let (mistyped, long) = match tensor {
-            StateRef::F32(values) => (StateRef::F64(&long64[..values.len()]), StateRef::F32(&long32[..values.len() + 1])),
-            StateRef::F64(values) => (StateRef::U64(&longer[..values.len()]), StateRef::F64(&long64[..values.len() + 1])),
-            StateRef::U64(values) => (StateRef::F32(&long32[..values.len()]), StateRef::U64(&longer[..values.len() + 1])),
+            StateRef::F32(values) => {
+                (StateRef::F64(&long64[..values.len()]), StateRef::F32(&long32[..values.len() + 1]))
+            }
+            StateRef::F64(values) => {
+                (StateRef::U64(&longer[..values.len()]), StateRef::F64(&long64[..values.len() + 1]))
+            }
+            StateRef::U64(values) => {
+                (StateRef::F32(&long32[..values.len()]), StateRef::U64(&longer[..values.len() + 1]))
+            }
         };
         others.push((name, mistyped));
         assert!(config(new().restore_from(&others)), "{name} of another type");
@@ -726,7 +817,18 @@ fn no_rows_are_no_error() {
     activity.rows_seen = 1e9;
     let (mut codebook, mut log) = (paint(K * D, 1), [Restarted::default(); K]);
     let (mut view, mut scratch) = (mat_mut(&mut codebook, K, D), vec![0; restart::scratch_len(0)]);
-    let summary = restart::restart(none(), &[], None, &Rule::default(), 0, &mut activity, &mut view, None, &mut scratch, &mut log);
+    let summary = restart::restart(
+        none(),
+        &[],
+        None,
+        &Rule::default(),
+        0,
+        &mut activity,
+        &mut view,
+        None,
+        &mut scratch,
+        &mut log,
+    );
     assert_eq!(summary, Ok(Summary { stale: K, restarted: 0 }));
     let mut seeds = Seeds::new(K, D, 0).unwrap();
     seeds.offer(none()).unwrap();
@@ -746,7 +848,8 @@ fn quantizers() -> Vec<Quantizer> {
     for learner in learners {
         for (factorize, normalize) in [(false, false), (false, true), (true, false), (true, true)] {
             for estimator in [Estimator::StraightThrough, Estimator::Rotation] {
-                let restart = matches!(learner, Learner::Gradient | Learner::Ema).then_some(Rule { patience: 1.0, ..Rule::default() });
+                let restart = matches!(learner, Learner::Gradient | Learner::Ema)
+                    .then_some(Rule { patience: 1.0, ..Rule::default() });
                 let config = Config {
                     inputs: if factorize { 6 } else { 4 },
                     dim: 4,
@@ -793,9 +896,11 @@ fn step(quantizer: &mut Quantizer, x: MatRef, weights: Option<&[f32]>) -> vq_ker
     let report = quantizer.train_step(&cpu, x, weights, |output, gradient| {
         gradient.iter_mut().zip(output.data()).for_each(|(g, y)| *g = 0.01 * y);
     });
-    quantizer.apply(&cpu, |update| {
-        update.values.iter_mut().zip(update.gradient).for_each(|(v, g)| *v -= 0.1 * g);
-    }).unwrap();
+    quantizer
+        .apply(&cpu, |update| {
+            update.values.iter_mut().zip(update.gradient).for_each(|(v, g)| *v -= 0.1 * g);
+        })
+        .unwrap();
     report.unwrap()
 }
 
@@ -822,9 +927,11 @@ fn a_step_with_all_rows_masked_learns_nothing() {
         let x = paint(40 * inputs, 3);
         // The head's gradient at a masked row is the caller's to weigh: here it is none.
         let report = quantizer.train_step(&Cpu::new(), mat(&x, 40, inputs), Some(&[0.0; 40]), |_, _| {}).unwrap();
-        quantizer.apply(&Cpu::new(), |update| {
-            update.values.iter_mut().zip(update.gradient).for_each(|(v, g)| *v -= 0.1 * g);
-        }).unwrap();
+        quantizer
+            .apply(&Cpu::new(), |update| {
+                update.values.iter_mut().zip(update.gradient).for_each(|(v, g)| *v -= 0.1 * g);
+            })
+            .unwrap();
         assert_eq!((report.rows, report.active, report.without_code), (0, 0, 0));
         let after = state_bits(&quantizer);
         assert!(before.iter().zip(&after).all(|(a, b)| a == b || a.0 == "step"), "{:?}", quantizer.config());
@@ -921,7 +1028,15 @@ fn rows_without_direction_and_value_pass_through_every_op() {
         assert!(y[2..].iter().all(|y| y.is_finite()), "{why}");
         ops::normalize_backward(&cpu, mat(&y, 2, 2), &norms, mat(&[1.0; 4], 2, 2), mat_mut(&mut dx, 2, 2)).unwrap();
         let q = [0.0, 1.0, 0.0, 0.0];
-        loss::rotation_backward(&cpu, mat(&x, 2, 2), mat(&q, 2, 2), &codes, mat(&[1.0; 4], 2, 2), mat_mut(&mut dx, 2, 2)).unwrap();
+        loss::rotation_backward(
+            &cpu,
+            mat(&x, 2, 2),
+            mat(&q, 2, 2),
+            &codes,
+            mat(&[1.0; 4], 2, 2),
+            mat_mut(&mut dx, 2, 2),
+        )
+        .unwrap();
         if !finite || row == [0.0, 0.0] {
             assert_eq!(dx, [1.0, 1.0, 0.0, 0.0], "{why}: straight through, and nothing without a code");
         }

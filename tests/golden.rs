@@ -15,7 +15,7 @@ use vq_kernels::ops::ema::{Activity, Statistics, exponent, update_means};
 use vq_kernels::ops::loss::{self, SquaredError};
 use vq_kernels::ops::{self, Candidate};
 use vq_kernels::quantizer::{Config, Estimator, Initial, Learner, Quantizer};
-use vq_kernels::{Cpu, MatRef, Metric, NO_CODE, PackedCodebook};
+use vq_kernels::{Cpu, Metric, NO_CODE, PackedCodebook};
 
 // The file and what is read of it
 
@@ -843,17 +843,7 @@ fn differences(a: &[f64], b: &[f64]) -> Vec<f64> {
 }
 
 #[test]
-fn expected_numbers_are_those_of_the_pinned_peers() {
-    let versions = &file()["versions"];
-    for peer in ["numpy", "torch", "vector_quantize_pytorch"] {
-        assert!(versions[peer].is_string(), "{peer}");
-    }
-}
-
-#[test]
-fn a_missing_case_would_be_noticed() {
-    let empty: MatRef<f32> = mat(&[], 1);
-    assert_eq!(empty.rows(), 0);
+fn leaves_are_all_tensors_and_numbers() {
     let mut found = BTreeSet::new();
     leaves(&serde_json::json!({"a": {"b": [[1, 2]], "c": 3}, "steps": [{"n": [1]}, {"n": [2]}]}), "", &mut found);
     let want = ["/a/b", "/a/c", "/steps/0/n", "/steps/1/n"];

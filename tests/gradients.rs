@@ -261,7 +261,7 @@ fn tensors(quantizer: &Quantizer) -> Tensors {
 struct Fixed {
     codes: Vec<u32>,
     weights: Option<Vec<f64>>,
-    /// The head's gradient at the output.
+    /// The head's gradient at the output, where it counts.
     g: Vec<f64>,
     /// Searched and quantized rows at the point where the gradient is taken.
     searched: Vec<f64>,
@@ -398,7 +398,10 @@ impl Step {
         let exact_x = wide(&x);
         let [_, searched] = self.rows(&exact_x, &of);
         let quantized = Self::gathered(&codes, &self.codes(&of));
-        let fixed = Fixed { codes, weights: weights.as_deref().map(wide), g: wide(&g), searched, quantized };
+        // A row without a code is not trained on: the head's gradient there counts for nothing.
+        let counts = |i: usize| f64::from(u8::from(codes[i / inputs] != NO_CODE));
+        let counted = g.iter().enumerate().map(|(i, &g)| f64::from(g) * counts(i)).collect();
+        let fixed = Fixed { codes, weights: weights.as_deref().map(wide), g: counted, searched, quantized };
         assert!(report.active >= 3, "{why}: a code's sum of several rows is part of what is tested");
         assert_eq!(fixed.codes.contains(&NO_CODE), self.weighted, "{why}");
 
@@ -462,5 +465,38 @@ fn the_whole_steps_gradients_are_those_of_its_surrogate() {
     ];
     for cpu in cpus() {
         steps.iter().for_each(|step| step.check(&cpu));
+    }
+}
+
+#[test]
+fn a_row_that_is_not_finite_counts_as_one_of_weight_zero() {
+    let cpu = Cpu::new();
+    for (normalize, estimator) in
+        [(false, Estimator::StraightThrough), (true, Estimator::StraightThrough), (true, Estimator::Rotation)]
+    {
+        for learner in [Learner::Gradient, Learner::Projector { source_dim: SOURCE }] {
+            let why = "";
+            let config = Step { learner, factorize: true, normalize, estimator, weighted: true, why }.config();
+            let (good, g) = (normals(50, ROWS * INPUTS), normals(51, ROWS * INPUTS));
+            let gradients = |x: &[f32], weight: f32| {
+                let mut weights = [1.0; ROWS];
+                weights[4] = weight;
+                let mut quantizer = Quantizer::new(config, Initial::Normal).unwrap();
+                let head = |_: vq_kernels::MatRef, gradient: &mut [f32]| gradient.copy_from_slice(&g);
+                quantizer.train_step(&cpu, mat(x, INPUTS), Some(&weights), head).unwrap();
+                let mut all = vec![("x", 0, quantizer.last_input_gradient().to_vec())];
+                quantizer.apply(&cpu, |u| all.push((u.name, u.offset, u.gradient.to_vec()))).unwrap();
+                assert!(all.iter().all(|(_, _, gradient)| gradient.iter().all(|g| g.is_finite())));
+                all
+            };
+            let want = gradients(&good, 0.0);
+            for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+                for weight in [0.0, 1.0] {
+                    let mut x = good.clone();
+                    x[4 * INPUTS + 2] = bad;
+                    assert_eq!(gradients(&x, weight), want, "{bad} of weight {weight}, {config:?}");
+                }
+            }
+        }
     }
 }

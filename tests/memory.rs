@@ -64,13 +64,17 @@ fn peak_of_a_step(learner: Learner) -> usize {
     };
     let mut quantizer = Quantizer::new(config, Initial::Normal).unwrap();
     let x = paint(ROWS * DIM, 1);
-    let report = quantizer.train_step(&cpu, mat(&x, ROWS, DIM), None, |output, gradient| {
-        gradient.iter_mut().zip(output.data()).zip(&x).for_each(|((g, y), x)| *g = y - x);
-    }).unwrap();
+    let report = quantizer
+        .train_step(&cpu, mat(&x, ROWS, DIM), None, |output, gradient| {
+            gradient.iter_mut().zip(output.data()).zip(&x).for_each(|((g, y), x)| *g = y - x);
+        })
+        .unwrap();
     assert_eq!(report.rows, ROWS);
-    quantizer.apply(&cpu, |update| {
-        update.values.iter_mut().zip(update.gradient).for_each(|(v, g)| *v -= 0.1 * g);
-    }).unwrap();
+    quantizer
+        .apply(&cpu, |update| {
+            update.values.iter_mut().zip(update.gradient).for_each(|(v, g)| *v -= 0.1 * g);
+        })
+        .unwrap();
     PEAK.load(Relaxed)
 }
 
@@ -102,7 +106,8 @@ fn ops_allocate_nothing() {
     let (x, book_rows, weight, wide) = (mat(&data, N, D), mat(&codebook, K, D), mat(&weight, W, D), mat(&wide, N, W));
     let mut lines = vec![Line([0.0; 16]); PackedCodebook::lines_len(K, D, Metric::L2)];
     let (mut codes, mut scores, mut norms) = (vec![0u32; N], vec![0.0; N], vec![0.0; N]);
-    let (mut best, mut y, mut dx, mut out) = (vec![Candidate::NONE; N * 3], vec![0.0; N * D], vec![0.0; N * D], vec![0.0; N * W]);
+    let (mut best, mut y, mut dx, mut out) =
+        (vec![Candidate::NONE; N * 3], vec![0.0; N * D], vec![0.0; N * D], vec![0.0; N * W]);
     let (mut dw, mut db, mut counts, mut remap) = (vec![0.0; W * D], vec![0.0; W], vec![0; K], vec![0; K]);
     let (mut totals, mut sums) = (vec![0; K], vec![0; K * D]);
     let (mut mean, mut direction, mut donors) = (codebook.clone(), codebook.clone(), codebook.clone());
@@ -123,7 +128,10 @@ fn ops_allocate_nothing() {
         assert_eq!(least, Some(0), "{what} allocates");
     };
     // The counter can count.
-    assert!(std::panic::catch_unwind(|| allocations("a vector", &mut || drop(core::hint::black_box(vec![0u8; 9])))).is_err());
+    assert!(
+        std::panic::catch_unwind(|| allocations("a vector", &mut || drop(core::hint::black_box(vec![0u8; 9]))))
+            .is_err()
+    );
 
     allocations("pack_into", &mut || assert!(PackedCodebook::pack_into(book_rows, Metric::L2, &mut lines[..]).is_ok()));
     let book = PackedCodebook::from_lines(&lines[..], K, D, Metric::L2).unwrap();
@@ -135,9 +143,13 @@ fn ops_allocate_nothing() {
     allocations("gather", &mut || ops::gather(&cpu, &codes, book_rows, mat_mut(&mut y, N, D)).unwrap());
     allocations("normalize", &mut || ops::normalize(&cpu, x, mat_mut(&mut y, N, D), Some(&mut norms)).unwrap());
     let unit = mat(&y, N, D);
-    allocations("normalize_backward", &mut || ops::normalize_backward(&cpu, unit, &norms, x, mat_mut(&mut dx, N, D)).unwrap());
+    allocations("normalize_backward", &mut || {
+        ops::normalize_backward(&cpu, unit, &norms, x, mat_mut(&mut dx, N, D)).unwrap()
+    });
     allocations("project", &mut || ops::project(&cpu, x, weight, None, mat_mut(&mut out, N, W)).unwrap());
-    allocations("project_backward_input", &mut || ops::project_backward_input(&cpu, wide, weight, mat_mut(&mut dx, N, D)).unwrap());
+    allocations("project_backward_input", &mut || {
+        ops::project_backward_input(&cpu, wide, weight, mat_mut(&mut dx, N, D)).unwrap()
+    });
     allocations("project_backward_weight", &mut || {
         ops::project_backward_weight(&cpu, wide, x, mat_mut(&mut dw, W, D), Some(&mut db)).unwrap();
     });
@@ -148,7 +160,9 @@ fn ops_allocate_nothing() {
     allocations("straight_through_backward", &mut || {
         loss::straight_through_backward(&cpu, &codes, x, mat_mut(&mut dx, N, D)).unwrap();
     });
-    allocations("rotation_backward", &mut || loss::rotation_backward(&cpu, x, unit, &codes, x, mat_mut(&mut dx, N, D)).unwrap());
+    allocations("rotation_backward", &mut || {
+        loss::rotation_backward(&cpu, x, unit, &codes, x, mat_mut(&mut dx, N, D)).unwrap()
+    });
     allocations("exponent", &mut || assert!(ema::exponent(x, &codes, w).unwrap() < 4));
     let mut statistics = Statistics::new_in(&mut totals[..], &mut sums[..], D, 4).unwrap();
     allocations("accumulate", &mut || assert_eq!(statistics.accumulate(&cpu, x, &codes, w), Ok(0)));

@@ -40,7 +40,12 @@ fn pack(codebook: &[f32], dim: usize, metric: Metric) -> PackedCodebook<Vec<Line
 }
 
 /// Codes and scores of all rows.
-fn found<E: Element>(x: &[E], dim: usize, weights: Option<&[f32]>, book: &PackedCodebook<Vec<Line>>) -> (Vec<u32>, Vec<f32>) {
+fn found<E: Element>(
+    x: &[E],
+    dim: usize,
+    weights: Option<&[f32]>,
+    book: &PackedCodebook<Vec<Line>>,
+) -> (Vec<u32>, Vec<f32>) {
     let rows = x.len() / dim;
     let (mut codes, mut scores) = (vec![7; rows], vec![7.0; rows]);
     search(&Cpu::new(), mat(x, rows, dim), weights, book, &mut codes, Some(&mut scores)).unwrap();
@@ -78,7 +83,14 @@ fn ranked(x: &[f32], codebook: &[f32], dim: usize, metric: Metric) -> Vec<(f32, 
     ranked
 }
 
-fn accumulated(x: &[f32], dim: usize, k: usize, codes: &[u32], weights: Option<&[f32]>, exponent: i32) -> Statistics<Vec<i64>> {
+fn accumulated(
+    x: &[f32],
+    dim: usize,
+    k: usize,
+    codes: &[u32],
+    weights: Option<&[f32]>,
+    exponent: i32,
+) -> Statistics<Vec<i64>> {
     let mut statistics = Statistics::new(k, dim, exponent).unwrap();
     statistics.accumulate(&Cpu::new(), mat(x, codes.len(), dim), codes, weights).unwrap();
     statistics
@@ -601,7 +613,14 @@ proptest! {
 
 // -- k-means
 
-fn lloyd(x: &[f32], dim: usize, centres: &[f32], metric: Metric, cuts: &[usize], passes: usize) -> (Vec<f32>, Vec<vq_kernels::kmeans::Pass>) {
+fn lloyd(
+    x: &[f32],
+    dim: usize,
+    centres: &[f32],
+    metric: Metric,
+    cuts: &[usize],
+    passes: usize,
+) -> (Vec<f32>, Vec<vq_kernels::kmeans::Pass>) {
     let mut kmeans = KMeans::new(centres.to_vec(), centres.len() / dim, dim, metric).unwrap();
     let cpu = Cpu::new();
     let mut reports = Vec::new();

@@ -18,18 +18,12 @@ pub struct Failure {
 impl Failure {
     /// A failure with this message.
     pub fn new(message: impl Into<String>) -> Self {
-        Self {
-            message: message.into(),
-            interrupted: false,
-        }
+        Self { message: message.into(), interrupted: false }
     }
 
     /// The person pressed Ctrl-C and the program saved what it could: [`run_main`] then exits with 130.
     pub fn interrupted() -> Self {
-        Self {
-            message: "interrupted".into(),
-            interrupted: true,
-        }
+        Self { message: "interrupted".into(), interrupted: true }
     }
 
     /// An operation on a file failed: names the file and, where the cause has a usual cure, the cure.
@@ -44,9 +38,7 @@ impl Failure {
 
 fn cure(kind: io::ErrorKind) -> Option<&'static str> {
     match kind {
-        io::ErrorKind::NotFound => {
-            Some("check that the path is spelt right and that its directory exists")
-        }
+        io::ErrorKind::NotFound => Some("check that the path is spelt right and that its directory exists"),
         io::ErrorKind::PermissionDenied => Some("choose a place that you may read and write"),
         io::ErrorKind::ReadOnlyFilesystem => Some("choose a place on a disk that can be written"),
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
@@ -54,6 +46,12 @@ fn cure(kind: io::ErrorKind) -> Option<&'static str> {
         }
         io::ErrorKind::UnexpectedEof => Some("the file ends too early: make or fetch it again"),
         _ => None,
+    }
+}
+
+impl From<vq_kernels::Error> for Failure {
+    fn from(error: vq_kernels::Error) -> Self {
+        Self::new(error.to_string())
     }
 }
 
@@ -111,10 +109,7 @@ mod tests {
     #[test]
     fn context_goes_in_front_of_the_cause() {
         let result: Result<u8, _> = "x".parse::<u8>().context(|| "--codes".into());
-        assert_eq!(
-            result,
-            Err(Failure::new("--codes: invalid digit found in string"))
-        );
+        assert_eq!(result, Err(Failure::new("--codes: invalid digit found in string")));
     }
 
     #[test]
@@ -126,10 +121,7 @@ mod tests {
             (io::ErrorKind::UnexpectedEof, "fetch it again"),
         ] {
             let message = Failure::io("read", Path::new("a/b.tar"), &kind.into()).to_string();
-            assert!(
-                message.starts_with("cannot read `a/b.tar`: ") && message.contains(cure),
-                "{message}"
-            );
+            assert!(message.starts_with("cannot read `a/b.tar`: ") && message.contains(cure), "{message}");
         }
     }
 
@@ -137,9 +129,6 @@ mod tests {
     fn exit_codes_tell_failure_from_interruption() {
         assert_eq!(run_main(|| Ok(())), ExitCode::SUCCESS);
         assert_eq!(run_main(|| Err(Failure::new("no"))), ExitCode::FAILURE);
-        assert_eq!(
-            run_main(|| Err(Failure::interrupted())),
-            ExitCode::from(130)
-        );
+        assert_eq!(run_main(|| Err(Failure::interrupted())), ExitCode::from(130));
     }
 }

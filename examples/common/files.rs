@@ -37,11 +37,7 @@ impl AtomicFile {
             .at("create", path)?;
         // Its own `Write` would add the temporary name to every message.
         let (file, temporary) = temporary.into_parts();
-        Ok(Self {
-            buffer: BufWriter::with_capacity(BUFFER, file),
-            temporary,
-            path: path.to_owned(),
-        })
+        Ok(Self { buffer: BufWriter::with_capacity(BUFFER, file), temporary, path: path.to_owned() })
     }
 
     /// The name under which the file will appear.
@@ -51,22 +47,13 @@ impl AtomicFile {
 
     /// Puts the finished file in its place, and replaces what was there.
     pub fn commit(self) -> Result<(), Failure> {
-        let Self {
-            buffer,
-            temporary,
-            path,
-        } = self;
-        let file = buffer
-            .into_inner()
-            .map_err(io::IntoInnerError::into_error)
-            .at("write", &path)?;
+        let Self { buffer, temporary, path } = self;
+        let file = buffer.into_inner().map_err(io::IntoInnerError::into_error).at("write", &path)?;
         // Before the rename: after a power failure the new name must not stand for missing bytes.
         file.sync_all().at("write", &path)?;
         // Windows does not rename open files.
         drop(file);
-        temporary
-            .persist(&path)
-            .map_err(|cause| Failure::io("rename the finished file to", &path, &cause.error))?;
+        temporary.persist(&path).map_err(|cause| Failure::io("rename the finished file to", &path, &cause.error))?;
         sync_directory(directory(&path)).at("write the directory of", &path)
     }
 }
@@ -90,18 +77,11 @@ fn directory(path: &Path) -> &Path {
 
 /// Makes the rename itself durable; other systems than Unix neither need nor allow it.
 fn sync_directory(directory: &Path) -> io::Result<()> {
-    if cfg!(unix) {
-        File::open(directory)?.sync_all()
-    } else {
-        Ok(())
-    }
+    if cfg!(unix) { File::open(directory)?.sync_all() } else { Ok(()) }
 }
 
 /// Writes a file whole or not at all: what `write` produces appears under `path` only when all of it is on the disk.
-pub fn write_atomic(
-    path: &Path,
-    write: impl FnOnce(&mut dyn Write) -> Result<(), Failure>,
-) -> Result<(), Failure> {
+pub fn write_atomic(path: &Path, write: impl FnOnce(&mut dyn Write) -> Result<(), Failure>) -> Result<(), Failure> {
     let mut file = AtomicFile::create(path)?;
     write(&mut file)?;
     file.commit()
@@ -109,14 +89,9 @@ pub fn write_atomic(
 
 /// Appends one JSON line to a log, which is created when absent.
 pub fn append_line(path: &Path, line: &Value) -> Result<(), Failure> {
-    let mut log = OpenOptions::new()
-        .create(true)
-        .append(true)
-        .open(path)
-        .at("open", path)?;
+    let mut log = OpenOptions::new().create(true).append(true).open(path).at("open", path)?;
     // One write per line: a reader that follows the log never sees half of one.
-    log.write_all(format!("{line}\n").as_bytes())
-        .at("append to", path)
+    log.write_all(format!("{line}\n").as_bytes()).at("append to", path)
 }
 
 /// Keeps the lines of a log that satisfy `keep`, as on resuming from a checkpoint older than the log's end.
@@ -131,9 +106,7 @@ pub fn truncate_log(path: &Path, keep: impl Fn(&Value) -> bool) -> Result<(), Fa
         let mut line = Vec::new();
         while log.read_until(b'\n', &mut line).at("read", path)? > 0 {
             if serde_json::from_slice(&line).is_ok_and(|value| keep(&value)) {
-                out.write_all(line.trim_ascii_end())
-                    .and_then(|()| out.write_all(b"\n"))
-                    .at("write", path)?;
+                out.write_all(line.trim_ascii_end()).and_then(|()| out.write_all(b"\n")).at("write", path)?;
             }
             line.clear();
         }
@@ -149,15 +122,7 @@ mod tests {
 
     fn names(directory: &Path) -> Vec<String> {
         let entries = fs::read_dir(directory).expect("the test's own directory");
-        entries
-            .map(|entry| {
-                entry
-                    .expect("an entry")
-                    .file_name()
-                    .to_string_lossy()
-                    .into_owned()
-            })
-            .collect()
+        entries.map(|entry| entry.expect("an entry").file_name().to_string_lossy().into_owned()).collect()
     }
 
     #[test]
@@ -177,15 +142,9 @@ mod tests {
     #[test]
     fn a_place_that_cannot_be_written_is_named() {
         let directory = tempfile::tempdir().expect("a temporary directory");
-        for path in [
-            directory.path().join("absent/a.txt"),
-            directory.path().to_owned(),
-        ] {
+        for path in [directory.path().join("absent/a.txt"), directory.path().to_owned()] {
             let failure = write_atomic(&path, |_| Ok(())).expect_err("no such place");
-            assert!(
-                failure.to_string().contains(&path.display().to_string()),
-                "{failure}"
-            );
+            assert!(failure.to_string().contains(&path.display().to_string()), "{failure}");
         }
         assert!(write_atomic(Path::new("/"), |_| Ok(())).is_err());
         assert!(names(directory.path()).is_empty());
@@ -205,16 +164,9 @@ mod tests {
             .open(&path)
             .and_then(|mut log| log.write_all(b"{\"step\":"))
             .expect("a torn line");
-        truncate_log(&path, |line| {
-            line.get("step")
-                .and_then(Value::as_u64)
-                .is_some_and(|step| step <= 2)
-        })
-        .expect("a rewrite");
+        truncate_log(&path, |line| line.get("step").and_then(Value::as_u64).is_some_and(|step| step <= 2))
+            .expect("a rewrite");
         append_line(&path, &json!({ "step": 3 })).expect("a line");
-        assert_eq!(
-            fs::read_to_string(&path).expect("the log"),
-            "{\"step\":1}\n{\"step\":2}\n{\"step\":3}\n"
-        );
+        assert_eq!(fs::read_to_string(&path).expect("the log"), "{\"step\":1}\n{\"step\":2}\n{\"step\":3}\n");
     }
 }

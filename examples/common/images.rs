@@ -39,11 +39,7 @@ pub struct Rgb {
 /// warning; other files and label maps (`*_sem.png`, `*_inst`, `*_depth_mm`, `*_normal`, `*_mask.png`) are skipped silently.
 pub fn load_images(path: &Path, progress: bool) -> Result<Vec<Rgb>, Failure> {
     let about = fs::metadata(path).at("read", path)?;
-    let mut loader = Loader {
-        images: Vec::new(),
-        broken: 0,
-        progress: Progress::hidden(),
-    };
+    let mut loader = Loader { images: Vec::new(), broken: 0, progress: Progress::hidden() };
     if about.is_dir() {
         let files = picture_files(path)?;
         if progress {
@@ -73,15 +69,12 @@ struct Loader {
 
 impl Loader {
     fn add(&mut self, name: String, bytes: std::io::Result<Vec<u8>>) {
-        let decoded = bytes
-            .map_err(image::ImageError::IoError)
-            .and_then(|bytes| decode(&bytes));
+        let decoded = bytes.map_err(image::ImageError::IoError).and_then(|bytes| decode(&bytes));
         match decoded {
             Ok(image) => self.images.push(rgb(name, image)),
             Err(cause) => {
                 self.broken += 1;
-                self.progress
-                    .warn(format_args!("skipped `{name}`: {cause}"));
+                self.progress.warn(format_args!("skipped `{name}`: {cause}"));
             }
         }
     }
@@ -89,11 +82,7 @@ impl Loader {
     fn finish(mut self, path: &Path) -> Result<Vec<Rgb>, Failure> {
         let (read, broken) = (self.images.len(), self.broken);
         if broken > 0 {
-            self.progress.warn(format_args!(
-                "skipped {broken} of {} pictures in `{}`",
-                read + broken,
-                path.display()
-            ));
+            self.progress.warn(format_args!("skipped {broken} of {} pictures in `{}`", read + broken, path.display()));
         }
         self.progress.done();
         if read == 0 {
@@ -103,8 +92,7 @@ impl Loader {
             )));
         }
         // Archives list their files in any order; a run must not depend on it.
-        self.images
-            .sort_by(|left, right| left.name.cmp(&right.name));
+        self.images.sort_by(|left, right| left.name.cmp(&right.name));
         Ok(self.images)
     }
 }
@@ -120,10 +108,7 @@ fn is_picture(name: &Path) -> bool {
 }
 
 fn slashed(name: &Path) -> String {
-    name.iter()
-        .map(OsStr::to_string_lossy)
-        .collect::<Vec<_>>()
-        .join("/")
+    name.iter().map(OsStr::to_string_lossy).collect::<Vec<_>>().join("/")
 }
 
 /// Paths relative to `root`. Linked directories are not entered, so that a link to a parent cannot loop.
@@ -150,18 +135,12 @@ fn load_tar(path: &Path, loader: &mut Loader) -> Result<(), Failure> {
     for entry in archive.entries().map_err(|cause| not_a_tar(path, &cause))? {
         let entry = entry.map_err(|cause| not_a_tar(path, &cause))?;
         let end = entry.raw_file_position().saturating_add(entry.size());
-        let name = entry
-            .path()
-            .map_err(|cause| not_a_tar(path, &cause))?
-            .into_owned();
+        let name = entry.path().map_err(|cause| not_a_tar(path, &cause))?.into_owned();
         if entry.header().entry_type().is_file() && is_picture(&name) {
             let size = entry.size();
             let bytes = read_bounded(entry);
             // The archive reader takes a missing end for an early end of the entry.
-            if bytes
-                .as_ref()
-                .is_ok_and(|bytes| (bytes.len() as u64) < size)
-            {
+            if bytes.as_ref().is_ok_and(|bytes| (bytes.len() as u64) < size) {
                 return Err(Failure::new(format!(
                     "`{}` is truncated inside `{}`: make or fetch it again",
                     path.display(),
@@ -178,10 +157,7 @@ fn load_tar(path: &Path, loader: &mut Loader) -> Result<(), Failure> {
 /// What the archive reader objects to: the disk's own troubles keep their cause; its other messages quote the file's bytes, which are no text.
 fn not_a_tar(path: &Path, cause: &std::io::Error) -> Failure {
     match cause.kind() {
-        ErrorKind::Other
-        | ErrorKind::InvalidData
-        | ErrorKind::InvalidInput
-        | ErrorKind::UnexpectedEof => {
+        ErrorKind::Other | ErrorKind::InvalidData | ErrorKind::InvalidInput | ErrorKind::UnexpectedEof => {
             let refused = path.display();
             Failure::new(format!(
                 "`{refused}` is neither a directory nor a whole, uncompressed tar archive: unpack it, or make or fetch it again"
@@ -195,10 +171,7 @@ fn read_bounded(source: impl Read) -> std::io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     source.take(LARGEST_FILE + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > LARGEST_FILE {
-        return Err(std::io::Error::other(format!(
-            "larger than {} MiB",
-            LARGEST_FILE >> 20
-        )));
+        return Err(std::io::Error::other(format!("larger than {} MiB", LARGEST_FILE >> 20)));
     }
     Ok(bytes)
 }
@@ -217,18 +190,11 @@ fn rgb(name: String, image: DynamicImage) -> Rgb {
     let pixels = if image.color().has_alpha() {
         let rgba = image.into_rgba32f().into_raw();
         let (rgba, _) = rgba.as_chunks::<4>();
-        rgba.iter()
-            .flat_map(|&[r, g, b, alpha]| [r * alpha, g * alpha, b * alpha])
-            .collect()
+        rgba.iter().flat_map(|&[r, g, b, alpha]| [r * alpha, g * alpha, b * alpha]).collect()
     } else {
         image.into_rgb32f().into_raw()
     };
-    Rgb {
-        name,
-        width,
-        height,
-        pixels,
-    }
+    Rgb { name, width, height, pixels }
 }
 
 /// Splits off `share` of the pictures for testing, at least one and never all: `(train, held_out)`.
@@ -237,34 +203,19 @@ fn rgb(name: String, image: DynamicImage) -> Rgb {
 pub fn hold_out(images: Vec<Rgb>, share: f64, seed: u64) -> Result<(Vec<Rgb>, Vec<Rgb>), Failure> {
     let count = images.len();
     if count < 2 {
-        return Err(Failure::new(format!(
-            "holding out a part takes at least 2 pictures, got {count}"
-        )));
+        return Err(Failure::new(format!("holding out a part takes at least 2 pictures, got {count}")));
     }
     if !(0.0..=1.0).contains(&share) {
-        return Err(Failure::new(format!(
-            "the share to hold out must be between 0 and 1, got {share}"
-        )));
+        return Err(Failure::new(format!("the share to hold out must be between 0 and 1, got {share}")));
     }
     let held = ((count as f64 * share).round() as usize).clamp(1, count - 1);
-    let mut order: Vec<(u64, usize)> = images
-        .iter()
-        .enumerate()
-        .map(|(index, image)| (hash_name(&image.name, seed), index))
-        .collect();
+    let mut order: Vec<(u64, usize)> =
+        images.iter().enumerate().map(|(index, image)| (hash_name(&image.name, seed), index)).collect();
     order.sort_unstable();
-    let chosen: std::collections::HashSet<usize> = order
-        .into_iter()
-        .take(held)
-        .map(|(_, index)| index)
-        .collect();
+    let chosen: std::collections::HashSet<usize> = order.into_iter().take(held).map(|(_, index)| index).collect();
     let (mut train, mut held_out) = (Vec::new(), Vec::new());
     for (index, image) in images.into_iter().enumerate() {
-        if chosen.contains(&index) {
-            held_out.push(image)
-        } else {
-            train.push(image)
-        }
+        if chosen.contains(&index) { held_out.push(image) } else { train.push(image) }
     }
     Ok((train, held_out))
 }

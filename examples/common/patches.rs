@@ -34,11 +34,7 @@ pub struct Patches {
 /// A picture smaller than a patch is skipped with a warning; it is an error when none is left.
 pub fn patch_rows(images: &[Rgb], patch: usize) -> Result<Patches, Failure> {
     let dim = dim_of(patch)?;
-    let mut patches = Patches {
-        rows: Vec::new(),
-        dim,
-        grid: Vec::new(),
-    };
+    let mut patches = Patches { rows: Vec::new(), dim, grid: Vec::new() };
     for (index, image) in images.iter().enumerate() {
         let (width, height) = (image.width / patch, image.height / patch);
         if width == 0 || height == 0 {
@@ -48,24 +44,15 @@ pub fn patch_rows(images: &[Rgb], patch: usize) -> Result<Patches, Failure> {
             );
             continue;
         }
-        patches.grid.push(Grid {
-            image: index,
-            first_row: patches.rows.len() / dim,
-            width,
-            height,
-        });
+        patches.grid.push(Grid { image: index, first_row: patches.rows.len() / dim, width, height });
         patches.rows.reserve(width * height * dim);
         for top in (0..height * patch).step_by(patch) {
             for left in (0..width * patch).step_by(patch) {
                 for y in top..top + patch {
                     let start = (y * image.width + left) * CHANNELS;
-                    let line = image
-                        .pixels
-                        .get(start..start + patch * CHANNELS)
-                        .ok_or_else(|| too_few_pixels(image))?;
-                    patches
-                        .rows
-                        .extend(line.iter().map(|pixel| 2.0 * pixel - 1.0));
+                    let line =
+                        image.pixels.get(start..start + patch * CHANNELS).ok_or_else(|| too_few_pixels(image))?;
+                    patches.rows.extend(line.iter().map(|pixel| 2.0 * pixel - 1.0));
                 }
             }
         }
@@ -82,9 +69,7 @@ pub fn patch_rows(images: &[Rgb], patch: usize) -> Result<Patches, Failure> {
 /// The picture that `width · height` patches in raster order make, clamped to `0..=1`; the inverse of [`patch_rows`] but for the crop.
 pub fn unpatch(rows: &[f32], width: usize, height: usize, patch: usize) -> Result<Rgb, Failure> {
     let dim = dim_of(patch)?;
-    let expected = width
-        .checked_mul(height)
-        .and_then(|patches| patches.checked_mul(dim));
+    let expected = width.checked_mul(height).and_then(|patches| patches.checked_mul(dim));
     if expected != Some(rows.len()) || rows.is_empty() {
         return Err(Failure::new(format!(
             "{width}x{height} patches of {dim} values were expected, got {} values",
@@ -96,33 +81,16 @@ pub fn unpatch(rows: &[f32], width: usize, height: usize, patch: usize) -> Resul
     for band in rows.chunks_exact(width * dim) {
         for y in 0..patch {
             for tile in band.chunks_exact(dim) {
-                pixels.extend(
-                    tile.iter()
-                        .skip(y * line)
-                        .take(line)
-                        .map(|value| ((value + 1.0) / 2.0).clamp(0.0, 1.0)),
-                );
+                pixels.extend(tile.iter().skip(y * line).take(line).map(|value| ((value + 1.0) / 2.0).clamp(0.0, 1.0)));
             }
         }
     }
-    Ok(Rgb {
-        name: String::new(),
-        width: width * patch,
-        height: height * patch,
-        pixels,
-    })
+    Ok(Rgb { name: String::new(), width: width * patch, height: height * patch, pixels })
 }
 
 fn dim_of(patch: usize) -> Result<usize, Failure> {
-    let dim = patch
-        .checked_mul(patch)
-        .and_then(|area| area.checked_mul(CHANNELS))
-        .filter(|&dim| dim > 0);
-    dim.ok_or_else(|| {
-        Failure::new(format!(
-            "the patch size must be a small positive number, got {patch}"
-        ))
-    })
+    let dim = patch.checked_mul(patch).and_then(|area| area.checked_mul(CHANNELS)).filter(|&dim| dim > 0);
+    dim.ok_or_else(|| Failure::new(format!("the patch size must be a small positive number, got {patch}")))
 }
 
 fn too_few_pixels(image: &Rgb) -> Failure {
@@ -141,15 +109,8 @@ mod tests {
 
     /// Every value differs, and all are exact in the mapped range.
     fn image(name: &str, width: usize, height: usize) -> Rgb {
-        let pixels = (0..width * height * CHANNELS)
-            .map(|i| i as f32 / 1024.0)
-            .collect();
-        Rgb {
-            name: name.into(),
-            width,
-            height,
-            pixels,
-        }
+        let pixels = (0..width * height * CHANNELS).map(|i| i as f32 / 1024.0).collect();
+        Rgb { name: name.into(), width, height, pixels }
     }
 
     #[test]
@@ -161,45 +122,25 @@ mod tests {
                 .flat_map(|p| (0..3).map(move |c| 2.0 * ((p * 3 + c) as f32 / 1024.0) - 1.0))
                 .collect::<Vec<_>>()
         };
-        assert_eq!(
-            patches.rows,
-            [expected([0, 1, 4, 5]), expected([2, 3, 6, 7])].concat()
-        );
-        assert_eq!(
-            (patches.dim, &*patches.grid),
-            (
-                12,
-                &[Grid {
-                    image: 0,
-                    first_row: 0,
-                    width: 2,
-                    height: 1
-                }][..]
-            )
-        );
+        assert_eq!(patches.rows, [expected([0, 1, 4, 5]), expected([2, 3, 6, 7])].concat());
+        assert_eq!((patches.dim, &*patches.grid), (12, &[Grid { image: 0, first_row: 0, width: 2, height: 1 }][..]));
     }
 
     #[test]
     fn unpatching_gives_the_cropped_picture_back() {
         let images = [image("small", 2, 9), image("a", 7, 4), image("b", 3, 6)];
-        for (patch, sizes) in [
-            (1, vec![(2, 9), (7, 4), (3, 6)]),
-            (3, vec![(6, 3), (3, 6)]),
-            (2, vec![(2, 8), (6, 4), (2, 6)]),
-        ] {
+        for (patch, sizes) in
+            [(1, vec![(2, 9), (7, 4), (3, 6)]), (3, vec![(6, 3), (3, 6)]), (2, vec![(2, 8), (6, 4), (2, 6)])]
+        {
             let patches = patch_rows(&images, patch).expect("patches");
             assert_eq!(patches.grid.len(), sizes.len());
             for (grid, size) in patches.grid.iter().zip(sizes) {
-                let rows = &patches.rows[grid.first_row * patches.dim..]
-                    [..grid.width * grid.height * patches.dim];
+                let rows = &patches.rows[grid.first_row * patches.dim..][..grid.width * grid.height * patches.dim];
                 let back = unpatch(rows, grid.width, grid.height, patch).expect("a picture");
                 assert_eq!((back.width, back.height), size);
                 let original = &images[grid.image];
                 for (y, line) in back.pixels.chunks(back.width * 3).enumerate() {
-                    assert_eq!(
-                        line,
-                        &original.pixels[y * original.width * 3..][..line.len()]
-                    );
+                    assert_eq!(line, &original.pixels[y * original.width * 3..][..line.len()]);
                 }
             }
         }

@@ -40,12 +40,7 @@ type Canvas<'a> = DrawingArea<SVGBackend<'a>, plotters::coord::Shift>;
 
 /// The colour of a series, again from the first after the last.
 fn colour(series: usize) -> RGBColor {
-    COLOURS
-        .iter()
-        .cycle()
-        .nth(series % COLOURS.len())
-        .copied()
-        .unwrap_or(INK)
+    COLOURS.iter().cycle().nth(series % COLOURS.len()).copied().unwrap_or(INK)
 }
 
 /// Draws in memory, then writes the file whole or not at all.
@@ -63,17 +58,12 @@ fn save_svg(
         .and_then(|()| canvas.present().map_err(|cause| cause.to_string()));
     drawn.context(|| format!("cannot draw `{}`", path.display()))?;
     drop(canvas);
-    write_atomic(path, |file| {
-        file.write_all(svg.as_bytes()).at("write", path)
-    })
+    write_atomic(path, |file| file.write_all(svg.as_bytes()).at("write", path))
 }
 
 /// A text style; plotters' SVG divides the size by 1.24.
 fn style(pixels: i32, colour: RGBColor, h: HPos, v: VPos) -> TextStyle<'static> {
-    ("sans-serif", f64::from(pixels) * 1.24)
-        .into_font()
-        .color(&colour)
-        .pos(Pos::new(h, v))
+    ("sans-serif", f64::from(pixels) * 1.24).into_font().color(&colour).pos(Pos::new(h, v))
 }
 
 /// About how wide a text will be: nobody knows which font the reader's program takes, so the estimate is that of a wide one.
@@ -102,11 +92,8 @@ const SWATCH: i32 = 26;
 /// Draws the title and, for more than one series, the legend below it; returns the height that they take.
 fn draw_head(canvas: &Canvas<'_>, title: &str, names: &[&str]) -> Result<i32, String> {
     let width = canvas.dim_in_pixel().0 as i32;
-    let text = |text: &str, at, style: TextStyle<'_>| {
-        canvas
-            .draw_text(text, &style, at)
-            .map_err(|cause| cause.to_string())
-    };
+    let text =
+        |text: &str, at, style: TextStyle<'_>| canvas.draw_text(text, &style, at).map_err(|cause| cause.to_string());
     let mut bold = style(TITLE, INK, HPos::Center, VPos::Top);
     bold.font = bold.font.style(FontStyle::Bold);
     text(title, (width / 2, MARGIN), bold)?;
@@ -118,16 +105,9 @@ fn draw_head(canvas: &Canvas<'_>, title: &str, names: &[&str]) -> Result<i32, St
     let line_height = LABEL + 8;
     for (series, (name, (x, line))) in names.iter().zip(&places).enumerate() {
         let (x, y) = (MARGIN + x, top + line * line_height);
-        let mark = Rectangle::new(
-            [(x, y + 3), (x + SWATCH - 8, y + LABEL - 2)],
-            colour(series).filled(),
-        );
+        let mark = Rectangle::new([(x, y + 3), (x + SWATCH - 8, y + LABEL - 2)], colour(series).filled());
         canvas.draw(&mark).map_err(|cause| cause.to_string())?;
-        text(
-            name,
-            (x + SWATCH, y),
-            style(LABEL, INK, HPos::Left, VPos::Top),
-        )?;
+        text(name, (x + SWATCH, y), style(LABEL, INK, HPos::Left, VPos::Top))?;
     }
     let lines = places.last().map_or(0, |(_, line)| line + 1);
     Ok(top + lines * line_height + 4)

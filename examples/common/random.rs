@@ -31,9 +31,7 @@ impl SplitMix64 {
 
 /// A number that depends on every byte of `name` and on `seed`.
 pub fn hash_name(name: &str, seed: u64) -> u64 {
-    name.bytes().fold(seed, |state, byte| {
-        SplitMix64::new(state ^ u64::from(byte)).next_u64()
-    })
+    name.bytes().fold(seed, |state, byte| SplitMix64::new(state ^ u64::from(byte)).next_u64())
 }
 
 #[cfg(test)]
@@ -43,10 +41,7 @@ mod tests {
     #[test]
     fn the_first_numbers_are_the_published_ones() {
         let mut random = SplitMix64::new(1_234_567);
-        assert_eq!(
-            [random.next_u64(), random.next_u64()],
-            [6_457_827_717_110_365_317, 3_203_168_211_198_807_973]
-        );
+        assert_eq!([random.next_u64(), random.next_u64()], [6_457_827_717_110_365_317, 3_203_168_211_198_807_973]);
     }
 
     #[test]

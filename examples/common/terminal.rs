@@ -25,9 +25,7 @@ impl Count {
     fn template(self) -> &'static str {
         match self {
             Self::Items => "{prefix} [{bar:30}] {pos}/{len} {per_sec} eta {eta} {wide_msg}",
-            Self::Bytes => {
-                "{prefix} [{bar:30}] {bytes}/{total_bytes} {bytes_per_sec} eta {eta} {wide_msg}"
-            }
+            Self::Bytes => "{prefix} [{bar:30}] {bytes}/{total_bytes} {bytes_per_sec} eta {eta} {wide_msg}",
         }
     }
 }
@@ -57,28 +55,18 @@ impl Progress {
 
     fn on(target: ProgressDrawTarget, label: &str, total: u64, count: Count) -> Self {
         // The templates are constants; a bar in the default style is better than none should one be wrong.
-        let style = ProgressStyle::with_template(count.template())
-            .unwrap_or_else(|_| ProgressStyle::default_bar());
+        let style = ProgressStyle::with_template(count.template()).unwrap_or_else(|_| ProgressStyle::default_bar());
         let bar = ProgressBar::with_draw_target(Some(total), target)
             .with_style(style.progress_chars("=> "))
             .with_finish(ProgressFinish::Abandon);
         bar.set_prefix(label.to_owned());
-        Self {
-            bar,
-            label: label.to_owned(),
-            started: Instant::now(),
-            last_line: None,
-            printed: false,
-        }
+        Self { bar, label: label.to_owned(), started: Instant::now(), last_line: None, printed: false }
     }
 
     /// `position` of the total is done; `message` is shown behind the bar.
     pub fn tick(&mut self, position: u64, message: impl Display) {
         self.bar.set_position(position);
-        if self
-            .last_line
-            .is_some_and(|last| last.elapsed() >= PLAIN_EVERY)
-        {
+        if self.last_line.is_some_and(|last| last.elapsed() >= PLAIN_EVERY) {
             self.last_line = Some(Instant::now());
             self.printed = true;
             eprintln!(
@@ -101,11 +89,7 @@ impl Progress {
     pub fn done(self) {
         self.bar.finish();
         if self.printed {
-            eprintln!(
-                "{}: done in {:.0} s",
-                self.label,
-                self.started.elapsed().as_secs_f64()
-            );
+            eprintln!("{}: done in {:.0} s", self.label, self.started.elapsed().as_secs_f64());
         }
     }
 }
@@ -134,9 +118,7 @@ pub fn peak_rss_mb() -> Option<f64> {
 }
 
 fn peak_of(status: &str) -> Option<f64> {
-    let line = status
-        .lines()
-        .find_map(|line| line.strip_prefix("VmHWM:"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
     let kib: f64 = line.trim().strip_suffix("kB")?.trim_end().parse().ok()?;
     Some(kib * 1024.0 / 1e6)
 }
@@ -148,10 +130,7 @@ mod tests {
     #[test]
     fn peak_memory_is_read_from_its_line() {
         for (status, expected) in [
-            (
-                "Name:\tx\nVmHWM:\t    1000 kB\nVmRSS:\t 5 kB\n",
-                Some(1.024),
-            ),
+            ("Name:\tx\nVmHWM:\t    1000 kB\nVmRSS:\t 5 kB\n", Some(1.024)),
             ("VmHWM:\t many kB\n", None),
             ("Name:\tx\n", None),
         ] {
@@ -162,10 +141,7 @@ mod tests {
     #[test]
     fn templates_are_well_formed() {
         for count in [Count::Items, Count::Bytes] {
-            assert!(
-                ProgressStyle::with_template(count.template()).is_ok(),
-                "{count:?}"
-            );
+            assert!(ProgressStyle::with_template(count.template()).is_ok(), "{count:?}");
         }
     }
 

@@ -50,9 +50,3 @@ pub fn print(text: &str) -> Result<(), Failure> {
     let mut out = std::io::stdout().lock();
     writeln!(out, "{text}").and_then(|()| out.flush()).context(|| "cannot write to standard output".into())
 }
-
-impl From<vq_kernels::Error> for Failure {
-    fn from(error: vq_kernels::Error) -> Self {
-        Self::new(error.to_string())
-    }
-}

@@ -11,8 +11,8 @@ use serde_json::{Value, json};
 use vq_kernels::{Cpu, Isa};
 
 use crate::common::Failure;
-use crate::common::files::write_atomic;
 use crate::common::failure::At;
+use crate::common::files::write_atomic;
 use crate::common::plots::bars_svg;
 use crate::common::terminal::{Count, Progress, interrupted};
 use crate::data::Data;
@@ -158,14 +158,16 @@ impl Row {
 
 /// Prints the table, writes it, and draws utilization and PSNR as bars.
 fn show(options: &Options, name: &str, title: &str, rows: &[Row]) -> Result<(), Failure> {
-    let head = "| | codes | dim | utilization % | held out % | perplexity | PSNR dB | s |\n|---|---|---|---|---|---|---|---|";
+    let head =
+        "| | codes | dim | utilization % | held out % | perplexity | PSNR dB | s |\n|---|---|---|---|---|---|---|---|";
     let lines: Vec<String> = rows.iter().map(Row::markdown).collect();
     let table = format!("{title}\n\n{head}\n{}\n", lines.join("\n"));
     eprintln!("\n{table}");
     let path = options.out.join(format!("{name}.md"));
     write_atomic(&path, |out| out.write_all(table.as_bytes()).at("write", &path))?;
     // Groups along the axis are what a row has besides its label: the number of codes, or the width.
-    let group = |row: &Row| if name == "fixes" { format!("{} dimensions", row.dim) } else { format!("{} codes", row.codes) };
+    let group =
+        |row: &Row| if name == "fixes" { format!("{} dimensions", row.dim) } else { format!("{} codes", row.codes) };
     let (mut groups, mut labels) = (Vec::new(), Vec::new());
     for row in rows {
         let group = group(row);

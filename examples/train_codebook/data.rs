@@ -1,12 +1,12 @@
 //! Rows to train on and rows held out: patches of images or scenes, or features from a file.
 
+use crate::common::Failure;
 use crate::common::images::{Rgb, hold_out, load_images};
 use crate::common::patches::{Grid, patch_rows, unpatch};
 use crate::common::random::hash_name;
 use crate::common::scenes::render;
 use crate::common::tensors::SafetensorsFile;
 use crate::common::terminal::{Count, Progress, interrupted};
-use crate::common::Failure;
 use crate::options::Options;
 use vq_kernels::Pool;
 
@@ -105,7 +105,7 @@ impl Data {
         all.iter_mut().for_each(|x| *x = ((f64::from(*x) - mean) / scale) as f32);
         let (low, high) = all.iter().fold((f32::MAX, f32::MIN), |(l, h), &x| (l.min(x), h.max(x)));
         let every = (1.0 / HELD_OUT) as u64;
-        let is_held_out = |row: usize| hash_name(&row.to_string(), seed) % every == 0;
+        let is_held_out = |row: usize| hash_name(&row.to_string(), seed).is_multiple_of(every);
         let (mut train, mut held_out) = (Vec::new(), Vec::new());
         for (row, values) in all.chunks_exact(dim).enumerate() {
             // The first two rows go one to each part, so that neither is empty.

@@ -100,7 +100,9 @@ pub fn warn_few_rows(rows: usize, codes: usize) {
     let per_code = rows as f64 / codes as f64;
     eprintln!("rows / codes  {per_code:.1}");
     if per_code < FEW_ROWS {
-        eprintln!("warning: below {FEW_ROWS} rows per code the data itself bounds the utilization; use more data or fewer codes");
+        eprintln!(
+            "warning: below {FEW_ROWS} rows per code the data itself bounds the utilization; use more data or fewer codes"
+        );
     }
 }
 

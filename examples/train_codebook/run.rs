@@ -99,11 +99,11 @@ fn train(
                 100.0 * utilization
             ),
         );
-        if step % (options.steps / 100).max(1) == 0 || step == options.steps {
+        if step.is_multiple_of((options.steps / 100).max(1)) || step == options.steps {
             append_line(&files.log, &trainer.log_line(&report))?;
             history.push((step as f64, utilization));
         }
-        if step % options.save_every == 0 || step == options.steps {
+        if step.is_multiple_of(options.save_every) || step == options.steps {
             trainer.save(&files.checkpoint, data)?;
         }
     }

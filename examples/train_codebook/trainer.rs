@@ -196,9 +196,7 @@ impl<'a> Trainer<'a> {
     /// How often each code is used over `rows`, block by block.
     pub fn usage(&self, rows: &Rows, what: &str) -> Result<Vec<u64>, Failure> {
         let mut counts = vec![0; self.plan.codes];
-        self.encoded(rows, what, |_, codes| {
-            count(codes, None, &mut counts).context(|| "cannot count codes".into())
-        })?;
+        self.encoded(rows, what, |_, codes| count(codes, None, &mut counts).context(|| "cannot count codes".into()))?;
         Ok(counts)
     }
 
@@ -347,13 +345,11 @@ fn moment_names(name: &str) -> [String; 3] {
     ["first", "second", "updates"].map(|moment| format!("adam.{name}.{moment}"))
 }
 
-impl From<vq_kernels::Error> for Failure {
-    fn from(error: vq_kernels::Error) -> Self {
-        Self::new(error.to_string())
-    }
-}
-
-fn fill<T: crate::common::tensors::Scalar>(to: &mut [T], file: &mut SafetensorsFile, name: &str) -> Result<(), Failure> {
+fn fill<T: crate::common::tensors::Scalar>(
+    to: &mut [T],
+    file: &mut SafetensorsFile,
+    name: &str,
+) -> Result<(), Failure> {
     let values = file.read::<T>(name)?;
     if values.len() != to.len() {
         return Err(Failure::new(format!(

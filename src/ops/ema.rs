@@ -93,12 +93,12 @@ impl<S: AsRef<[i64]> + AsMut<[i64]>> Statistics<S> {
 
     /// Whether code `k` was hit.
     pub fn is_hit(&self, k: usize) -> bool {
-        self.weights.as_ref()[k] > 0
+        self.weights.as_ref().get(k).is_some_and(|&n| n > 0)
     }
 
     /// The weight of the rows that fell to code `k`: their number where there are no weights.
     pub fn weight(&self, k: usize) -> f64 {
-        self.weights.as_ref()[k] as f64 / ONE as f64
+        self.weights.as_ref().get(k).map_or(0.0, |&n| n as f64 / ONE as f64)
     }
 
     /// The weight of all rows.
@@ -110,7 +110,9 @@ impl<S: AsRef<[i64]> + AsMut<[i64]>> Statistics<S> {
     /// `Σ w x_i` of the rows that fell to code `k`, for each dimension.
     pub fn sum(&self, k: usize) -> impl Iterator<Item = f64> {
         let unit = libm::ldexp(1.0, self.exponent - FRACTION_BITS);
-        self.sums.as_ref()[k * self.dim..][..self.dim].iter().map(move |&s| s as f64 * unit)
+        let at = k.saturating_mul(self.dim);
+        let sums = self.sums.as_ref().get(at..at.saturating_add(self.dim)).unwrap_or(&[]);
+        sums.iter().map(move |&s| s as f64 * unit)
     }
 
     /// Empties them again, for rows within ±2^`exponent`; only codes that were hit are written.
@@ -155,8 +157,11 @@ impl<S: AsRef<[i64]> + AsMut<[i64]>> Statistics<S> {
         check_weights(OP, weights, x.rows())?;
         if exponent(x, codes, weights)? > self.exponent {
             let limit = libm::ldexp(1.0, self.exponent);
-            let counted = |row: usize| codes[row] != NO_CODE && weight(weights, row) > 0.0 && x.row(row).iter().all(|x| x.is_finite());
-            let beyond = |row: usize| x.row(row).iter().position(|x| f64::from(x.abs()) > limit).map(|i| row * self.dim + i);
+            let counted = |row: usize| {
+                codes[row] != NO_CODE && weight(weights, row) > 0.0 && x.row(row).iter().all(|x| x.is_finite())
+            };
+            let beyond =
+                |row: usize| x.row(row).iter().position(|x| f64::from(x.abs()) > limit).map(|i| row * self.dim + i);
             let index = (0..x.rows()).filter(|&row| counted(row)).find_map(beyond).unwrap_or(0);
             return Err(Error::Value { op: OP, arg: "x", index, expected: "magnitudes up to 2^exponent" });
         }
@@ -174,7 +179,10 @@ impl<S: AsRef<[i64]> + AsMut<[i64]>> Statistics<S> {
         same(OP, "number of codes", self.codes(), other.codes())?;
         same(OP, "dim", self.dim, other.dim)?;
         if self.exponent != other.exponent {
-            return Err(Error::Config { field: "exponent", expected: "the same exponent in all workers: the largest of theirs" });
+            return Err(Error::Config {
+                field: "exponent",
+                expected: "the same exponent in all workers: the largest of theirs",
+            });
         }
         let pairs = self.weights.as_ref().iter().zip(other.weights.as_ref());
         if let Some(code) = pairs.into_iter().position(|(&a, &b)| a.saturating_add(b) > FULL) {
@@ -349,10 +357,14 @@ impl Kernel for Direction<'_> {
 /// young average, whatever the batch sizes were; `1 / K` is a fair one.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Activity<F, D> {
-    pub(crate) cluster_size: F,
-    pub(crate) exposure: F,
-    pub(crate) last_seen: D,
-    pub(crate) rows_seen: f64,
+    /// `N` for each code, `[K]` f32.
+    pub cluster_size: F,
+    /// `A` for each code, `[K]` f32.
+    pub exposure: F,
+    /// Rows seen (by weight) when the code was last hit or born, `[K]` f64.
+    pub last_seen: D,
+    /// Rows seen so far, by weight.
+    pub rows_seen: f64,
 }
 
 impl<F: AsRef<[f32]> + AsMut<[f32]>, D: AsRef<[f64]> + AsMut<[f64]>> Activity<F, D> {
@@ -364,42 +376,15 @@ impl<F: AsRef<[f32]> + AsMut<[f32]>, D: AsRef<[f64]> + AsMut<[f64]>> Activity<F,
         cluster_size.as_mut().fill(0.0);
         exposure.as_mut().fill(0.0);
         last_seen.as_mut().fill(0.0);
-        Self::from_parts(cluster_size, exposure, last_seen, 0.0)
+        let activity = Self { cluster_size, exposure, last_seen, rows_seen: 0.0 };
+        activity.check().map(|()| activity)
     }
 
-    /// As it was: what the four accessors gave.
-    ///
-    /// # Errors
-    /// [`Error::Shape`] where the lengths differ; [`Error::Config`] unless `rows_seen` is finite and at
-    /// least 0.
-    pub fn from_parts(cluster_size: F, exposure: F, last_seen: D, rows_seen: f64) -> Result<Self> {
-        let codes = cluster_size.as_ref().len();
-        same("activity", "length of exposure", codes, exposure.as_ref().len())?;
-        same("activity", "length of last_seen", codes, last_seen.as_ref().len())?;
-        match rows_seen.is_finite() && rows_seen >= 0.0 {
-            true => Ok(Self { cluster_size, exposure, last_seen, rows_seen }),
-            false => Err(Error::Config { field: "rows_seen", expected: "a finite number of at least 0" }),
-        }
-    }
-
-    /// `N` for each code, `[K]`.
-    pub fn cluster_size(&self) -> &[f32] {
-        self.cluster_size.as_ref()
-    }
-
-    /// `A` for each code, `[K]`.
-    pub fn exposure(&self) -> &[f32] {
-        self.exposure.as_ref()
-    }
-
-    /// Rows seen (by weight) when each code was last hit or born, `[K]`.
-    pub fn last_seen(&self) -> &[f64] {
-        self.last_seen.as_ref()
-    }
-
-    /// Rows seen so far, by weight.
-    pub fn rows_seen(&self) -> f64 {
-        self.rows_seen
+    /// One of each for every code.
+    pub(crate) fn check(&self) -> Result<()> {
+        let codes = self.cluster_size.as_ref().len();
+        same("activity", "length of exposure", codes, self.exposure.as_ref().len())?;
+        same("activity", "length of last_seen", codes, self.last_seen.as_ref().len())
     }
 
     /// Moves all averages on by one step: `N ← βN + (1−β)n`, `A ← βA + (1−β)M`, in f64, rounded to
@@ -409,6 +394,7 @@ impl<F: AsRef<[f32]> + AsMut<[f32]>, D: AsRef<[f64]> + AsMut<[f64]>> Activity<F,
     /// [`Error::Shape`] where the number of codes differs; [`Error::Config`] for a decay outside `[0, 1)`.
     pub fn observe<S: AsRef<[i64]> + AsMut<[i64]>>(&mut self, decay: f64, statistics: &Statistics<S>) -> Result<()> {
         check_decay(decay)?;
+        self.check()?;
         let (sizes, exposures) = (self.cluster_size.as_mut(), self.exposure.as_mut());
         same("observe", "number of codes", sizes.len(), statistics.codes())?;
         let total = statistics.total();
@@ -430,19 +416,26 @@ impl<F: AsRef<[f32]> + AsMut<[f32]>, D: AsRef<[f64]> + AsMut<[f64]>> Activity<F,
 
     /// Code `k` is born now: its averages start anew.
     pub fn reset(&mut self, k: usize) {
-        self.cluster_size.as_mut()[k] = 0.0;
-        self.exposure.as_mut()[k] = 0.0;
-        self.last_seen.as_mut()[k] = self.rows_seen;
+        for average in [self.cluster_size.as_mut(), self.exposure.as_mut()] {
+            average.get_mut(k).into_iter().for_each(|average| *average = 0.0);
+        }
+        self.last_seen.as_mut().get_mut(k).into_iter().for_each(|seen| *seen = self.rows_seen);
     }
 
     /// Code `k`'s share of the rows in units of a fair share (1 is average use); 0 before any step.
     pub fn relative_use(&self, k: usize) -> f64 {
-        let (size, exposure) = (f64::from(self.cluster_size.as_ref()[k]), f64::from(self.exposure.as_ref()[k]));
-        if exposure > 0.0 { size * self.cluster_size.as_ref().len() as f64 / exposure } else { 0.0 }
+        let (sizes, exposures) = (self.cluster_size.as_ref(), self.exposure.as_ref());
+        match (sizes.get(k), exposures.get(k)) {
+            (Some(&size), Some(&exposure)) if exposure > 0.0 => {
+                f64::from(size) * sizes.len() as f64 / f64::from(exposure)
+            }
+            _ => 0.0,
+        }
     }
 
     /// Hits that code `k` would have had since it was last hit or born, were all codes used alike.
     pub fn expected_hits(&self, k: usize) -> f64 {
-        (self.rows_seen - self.last_seen.as_ref()[k]) / self.cluster_size.as_ref().len() as f64
+        let last_seen = self.last_seen.as_ref();
+        last_seen.get(k).map_or(0.0, |seen| (self.rows_seen - seen) / last_seen.len() as f64)
     }
 }

@@ -200,7 +200,13 @@ pub fn reference_backward<F: Real>(
 }
 
 /// The textbook loops of [`rotation_backward`], generic over the float type.
-pub fn reference_rotation<F: Real>(x: MatRef<F>, quantized: MatRef<F>, codes: &[u32], dquantized: MatRef<F>, dx: &mut [F]) {
+pub fn reference_rotation<F: Real>(
+    x: MatRef<F>,
+    quantized: MatRef<F>,
+    codes: &[u32],
+    dquantized: MatRef<F>,
+    dx: &mut [F],
+) {
     for (row, dx) in dx.chunks_exact_mut(x.cols().max(1)).enumerate() {
         if codes[row] == NO_CODE {
             dx.fill(F::zero());

@@ -37,13 +37,7 @@ const PIECE_OUTPUTS: usize = 32;
 /// assert_eq!(y, [3.0, 8.5, 6.0]);
 /// # Ok::<(), vq_kernels::Error>(())
 /// ```
-pub fn project<E: Element>(
-    cpu: &Cpu,
-    x: MatRef<E>,
-    weight: MatRef,
-    bias: Option<&[f32]>,
-    mut y: MatMut,
-) -> Result<()> {
+pub fn project<E: Element>(cpu: &Cpu, x: MatRef<E>, weight: MatRef, bias: Option<&[f32]>, mut y: MatMut) -> Result<()> {
     const OP: &str = "project";
     same(OP, "columns of weight", x.cols(), weight.cols())?;
     same(OP, "rows of y", x.rows(), y.rows())?;
@@ -214,7 +208,15 @@ impl<E: Element> Kernel for Forward<'_, E> {
                             let a = Strided { a: data.as_ptr().wrapping_add(k), row: inputs, inner: 1 };
                             // SAFETY: x has rows × inputs with `k + inner ≤ inputs`; piece holds
                             // inner × cols; y has rows × outputs with `j + cols ≤ outputs`.
-                            unsafe { chain::product::<V>((x.rows(), inner, cols), a, piece.as_ptr(), PIECE_OUTPUTS, &mut sink(0)) };
+                            unsafe {
+                                chain::product::<V>(
+                                    (x.rows(), inner, cols),
+                                    a,
+                                    piece.as_ptr(),
+                                    PIECE_OUTPUTS,
+                                    &mut sink(0),
+                                )
+                            };
                         }
                         None => {
                             // Stored in half precision: widened tile by tile.
@@ -227,7 +229,15 @@ impl<E: Element> Kernel for Forward<'_, E> {
                                 }
                                 let a = Strided { a: wide.as_ptr(), row: PIECE_INNER, inner: 1 };
                                 // SAFETY: as above, with wide of rows × PIECE_INNER.
-                                unsafe { chain::product::<V>((rows, inner, cols), a, piece.as_ptr(), PIECE_OUTPUTS, &mut sink(r)) };
+                                unsafe {
+                                    chain::product::<V>(
+                                        (rows, inner, cols),
+                                        a,
+                                        piece.as_ptr(),
+                                        PIECE_OUTPUTS,
+                                        &mut sink(r),
+                                    )
+                                };
                             }
                         }
                     }

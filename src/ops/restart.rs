@@ -104,6 +104,7 @@ pub fn restart<F: AsRef<[f32]> + AsMut<[f32]>, D: AsRef<[f64]> + AsMut<[f64]>>(
     const OP: &str = "restart";
     let k = codebook.rows();
     same(OP, "columns of x", codebook.cols(), x.cols())?;
+    activity.check()?;
     same(OP, "codes in activity", k, activity.cluster_size.as_ref().len())?;
     if let Some(mean) = &mean {
         same(OP, "rows of mean", k, mean.rows())?;
@@ -114,7 +115,14 @@ pub fn restart<F: AsRef<[f32]> + AsMut<[f32]>, D: AsRef<[f64]> + AsMut<[f64]>>(
     same(OP, "length of scratch", scratch_len(x.rows()), scratch.len())?;
     rule.check()?;
     scratch.fill(0);
-    let mut donors = Donors { x, codes, weights, order: Permutation::new(rule.seed, step, x.rows() as u64), next: 0, taken: scratch };
+    let mut donors = Donors {
+        x,
+        codes,
+        weights,
+        order: Permutation::new(rule.seed, step, x.rows() as u64),
+        next: 0,
+        taken: scratch,
+    };
     let mut summary = Summary::default();
     for code in 0..k {
         let (relative_use, expected_hits) = (activity.relative_use(code), activity.expected_hits(code));
@@ -188,7 +196,8 @@ impl Donors<'_> {
 
 /// A hash of a row's value: −0 counts as +0.
 pub(crate) fn hash(row: &[f32]) -> u64 {
-    let mix = |h: u64, x: &f32| (h ^ u64::from((x + 0.0).to_bits())).wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(29);
+    let mix =
+        |h: u64, x: &f32| (h ^ u64::from((x + 0.0).to_bits())).wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(29);
     let h = row.iter().fold(0x243F_6A88_85A3_08D3, mix);
     (h ^ (h >> 32)).wrapping_mul(0xD6E8_FEB8_6659_FD93)
 }

@@ -21,7 +21,7 @@ pub struct Usage {
 impl Usage {
     /// From counts `[K]`.
     pub fn of(counts: &[u64]) -> Self {
-        let rows: u64 = counts.iter().sum();
+        let rows = counts.iter().fold(0u64, |sum, &n| sum.saturating_add(n));
         let entropy = |n: &u64| -(*n as f64 / rows as f64) * libm::log(*n as f64 / rows as f64);
         let used = counts.iter().filter(|&&n| n > 0);
         let perplexity = if rows > 0 { libm::exp(used.clone().map(entropy).sum()) } else { 0.0 };

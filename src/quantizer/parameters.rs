@@ -33,7 +33,9 @@ impl Initial {
             Self::Codes(values) => {
                 same("quantizer", "number of elements of the given codes", elements, values.len())?;
                 match values.iter().position(|x| !x.is_finite()) {
-                    Some(index) => Err(Error::Value { op: "quantizer", arg: "given codes", index, expected: "finite values" }),
+                    Some(index) => {
+                        Err(Error::Value { op: "quantizer", arg: "given codes", index, expected: "finite values" })
+                    }
                     None => Ok(values),
                 }
             }

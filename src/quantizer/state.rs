@@ -122,7 +122,9 @@ impl Quantizer {
         let activity = &self.activity;
         let averages = activity.cluster_size.iter().chain(&activity.exposure);
         let rows = activity.last_seen.iter().chain(core::slice::from_ref(&activity.rows_seen));
-        match averages.into_iter().all(|x| *x >= 0.0 && x.is_finite()) && rows.into_iter().all(|x| *x >= 0.0 && x.is_finite()) {
+        match averages.into_iter().all(|x| *x >= 0.0 && x.is_finite())
+            && rows.into_iter().all(|x| *x >= 0.0 && x.is_finite())
+        {
             true => Ok(()),
             false => Err(Error::Config { field: "state", expected: "finite averages and counters of at least 0" }),
         }

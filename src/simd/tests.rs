@@ -37,7 +37,8 @@ impl Kernel for Methods {
             for (j, &b) in EDGES.iter().enumerate() {
                 let c = EDGES[(i + 2 * j) % EDGES.len()];
                 let mut out = [[0.0f32; 16]; 6];
-                let scalar = [fma32(a, b, c), a - b, a * b, a / b, if a > b { a } else { b }, if a > b { b } else { c }];
+                let scalar =
+                    [fma32(a, b, c), a - b, a * b, a / b, if a > b { a } else { b }, if a > b { b } else { c }];
                 // SAFETY: `run`'s caller vouches for V; 16 ≥ V::N elements behind each pointer.
                 let gt = unsafe {
                     let [va, vb, vc] = [a, b, c].map(|x| V::splat(x));

@@ -8,10 +8,7 @@ use super::*;
 
 fn png(image: impl Into<DynamicImage>) -> Vec<u8> {
     let mut bytes = Cursor::new(Vec::new());
-    image
-        .into()
-        .write_to(&mut bytes, ImageFormat::Png)
-        .expect("a PNG in memory");
+    image.into().write_to(&mut bytes, ImageFormat::Png).expect("a PNG in memory");
     bytes.into_inner()
 }
 
@@ -20,9 +17,7 @@ fn tar_of(files: &[(&str, &[u8])]) -> Vec<u8> {
     for &(name, bytes) in files {
         let mut header = tar::Header::new_ustar();
         header.set_size(bytes.len() as u64);
-        archive
-            .append_data(&mut header, name, bytes)
-            .expect("an entry in memory");
+        archive.append_data(&mut header, name, bytes).expect("an entry in memory");
     }
     archive.into_inner().expect("an archive in memory")
 }
@@ -53,26 +48,14 @@ fn every_kind_of_picture_becomes_rgb() {
     let sixteen: ImageBuffer<Luma<u16>, Vec<u16>> = ImageBuffer::from_pixel(1, 1, Luma([65_535]));
     for (bytes, expected, why) in [
         (grey(51), [0.2; 3], "grey"),
-        (
-            png(RgbImage::from_pixel(1, 1, image::Rgb([255, 0, 51]))),
-            [1.0, 0.0, 0.2],
-            "rgb",
-        ),
+        (png(RgbImage::from_pixel(1, 1, image::Rgb([255, 0, 51]))), [1.0, 0.0, 0.2], "rgb"),
         (png(DynamicImage::ImageLuma16(sixteen)), [1.0; 3], "16 bits"),
-        (
-            png(image::RgbaImage::from_pixel(1, 1, Rgba([255, 0, 255, 51]))),
-            [0.2, 0.0, 0.2],
-            "alpha, on black",
-        ),
+        (png(image::RgbaImage::from_pixel(1, 1, Rgba([255, 0, 255, 51]))), [0.2, 0.0, 0.2], "alpha, on black"),
     ] {
         let image = rgb(why.into(), decode(&bytes).expect(why));
         assert_eq!(image.pixels.len(), image.width * image.height * 3, "{why}");
         assert!(
-            image
-                .pixels
-                .iter()
-                .zip(expected)
-                .all(|(got, expected)| (got - expected).abs() < 1e-6),
+            image.pixels.iter().zip(expected).all(|(got, expected)| (got - expected).abs() < 1e-6),
             "{why}: {:?}",
             image.pixels
         );
@@ -98,10 +81,7 @@ fn directories_and_archives_give_the_same_pictures() {
     let archive = directory.path().join("pictures.tar");
     fs::write(&archive, tar_of(&files)).expect("an archive");
     let images = load_images(&tree, false).expect("three pictures");
-    assert_eq!(
-        images.iter().map(|image| &*image.name).collect::<Vec<_>>(),
-        ["a/b.png", "c.jpeg", "z.PNG"]
-    );
+    assert_eq!(images.iter().map(|image| &*image.name).collect::<Vec<_>>(), ["a/b.png", "c.jpeg", "z.PNG"]);
     assert_eq!(load_images(&archive, false), Ok(images));
 }
 
@@ -110,9 +90,7 @@ fn places_without_pictures_are_errors_that_say_why() {
     let directory = tempfile::tempdir().expect("a temporary directory");
     let place = |name: &str, bytes: &[u8]| {
         let path = directory.path().join(name);
-        File::create(&path)
-            .and_then(|mut file| file.write_all(bytes))
-            .expect("a file");
+        File::create(&path).and_then(|mut file| file.write_all(bytes)).expect("a file");
         path
     };
     let whole = tar_of(&[("a.png", &grey(1)), ("b.png", &grey(2))]);
@@ -120,58 +98,27 @@ fn places_without_pictures_are_errors_that_say_why() {
         (directory.path().join("absent"), "check that the path"),
         (directory.path().to_owned(), "looked for .png"),
         (place("empty.tar", b""), "looked for .png"),
-        (
-            place("text.tar", &b"not an archive at all\n".repeat(99)),
-            "uncompressed tar",
-        ),
+        (place("text.tar", &b"not an archive at all\n".repeat(99)), "uncompressed tar"),
         (place("cut.tar", &whole[..520]), "truncated inside `a.png`"),
-        (
-            place("label.tar", &tar_of(&[("x_depth_mm.png", &grey(1))])),
-            "looked for .png",
-        ),
+        (place("label.tar", &tar_of(&[("x_depth_mm.png", &grey(1))])), "looked for .png"),
     ] {
         let message = load_images(&path, false).expect_err(why).to_string();
-        assert!(
-            message.contains(why) && message.contains(&path.display().to_string()),
-            "{message}"
-        );
+        assert!(message.contains(why) && message.contains(&path.display().to_string()), "{message}");
     }
 }
 
 #[test]
 fn holding_out_depends_on_names_and_seed_alone() {
-    let image = |i: usize| Rgb {
-        name: format!("{i}.png"),
-        width: 1,
-        height: 1,
-        pixels: vec![0.0; 3],
-    };
-    let names = |images: &[Rgb]| {
-        images
-            .iter()
-            .map(|image| image.name.clone())
-            .collect::<std::collections::BTreeSet<_>>()
-    };
-    for (count, share, expected) in [
-        (10, 0.2, 2),
-        (10, 0.0, 1),
-        (10, 1.0, 9),
-        (2, 0.5, 1),
-        (100, 0.1, 10),
-    ] {
+    let image = |i: usize| Rgb { name: format!("{i}.png"), width: 1, height: 1, pixels: vec![0.0; 3] };
+    let names =
+        |images: &[Rgb]| images.iter().map(|image| image.name.clone()).collect::<std::collections::BTreeSet<_>>();
+    for (count, share, expected) in [(10, 0.2, 2), (10, 0.0, 1), (10, 1.0, 9), (2, 0.5, 1), (100, 0.1, 10)] {
         let (train, held) = hold_out((0..count).map(image).collect(), share, 7).expect("a split");
         assert_eq!((train.len(), held.len()), (count - expected, expected));
-        let (_, again) =
-            hold_out((0..count).rev().map(image).collect(), share, 7).expect("a split");
+        let (_, again) = hold_out((0..count).rev().map(image).collect(), share, 7).expect("a split");
         assert_eq!(names(&held), names(&again));
     }
-    let part = |seed| {
-        names(
-            &hold_out((0..100).map(image).collect(), 0.5, seed)
-                .expect("a split")
-                .1,
-        )
-    };
+    let part = |seed| names(&hold_out((0..100).map(image).collect(), 0.5, seed).expect("a split").1);
     assert_ne!(part(1), part(2));
     assert!(hold_out(vec![image(0)], 0.5, 1).is_err());
     assert!(hold_out(vec![image(0), image(1)], f64::NAN, 1).is_err());

@@ -38,21 +38,13 @@ pub fn lines_svg(
     let x_axis = Axis::new(all().map(|point| point.0), options.log_x, None);
     let y_axis = Axis::new(all().map(|point| point.1), options.log_y, options.y_range);
     let (Some(x_axis), Some(y_axis)) = (x_axis, y_axis) else {
-        return Err(Failure::new(format!(
-            "cannot draw `{}`: no point that the axes can show",
-            path.display()
-        )));
+        return Err(Failure::new(format!("cannot draw `{}`: no point that the axes can show", path.display())));
     };
     save_svg(path, SIZE, |canvas| {
         let names: Vec<&str> = series.iter().map(|(name, _)| *name).collect();
         let head = draw_head(canvas, title, &names)?;
-        draw(
-            canvas.margin(head, MARGIN, MARGIN, 2 * MARGIN),
-            (x_axis, y_axis),
-            (x_label, y_label),
-            series,
-        )
-        .map_err(|cause| cause.to_string())
+        draw(canvas.margin(head, MARGIN, MARGIN, 2 * MARGIN), (x_axis, y_axis), (x_label, y_label), series)
+            .map_err(|cause| cause.to_string())
     })
 }
 
@@ -64,12 +56,7 @@ fn draw(
     (x_label, y_label): (&str, &str),
     series: &[(&str, &[(f64, f64)])],
 ) -> Drawing {
-    let widest = y_axis
-        .labels()
-        .iter()
-        .map(|label| text_width(label, LABEL))
-        .max()
-        .unwrap_or(0);
+    let widest = y_axis.labels().iter().map(|label| text_width(label, LABEL)).max().unwrap_or(0);
     let (shows_x, shows_y) = (x_axis.clone(), y_axis.clone());
     let mut chart = ChartBuilder::on(&area)
         .x_label_area_size(2 * LABEL + 26)
@@ -89,23 +76,14 @@ fn draw(
         .draw()
         .map_err(boxed)?;
     for (index, (_, points)) in series.iter().enumerate() {
-        let shown: Vec<(f64, f64)> = points
-            .iter()
-            .copied()
-            .filter(|&(x, y)| shows_x.shows(x) && shows_y.shows(y))
-            .collect();
+        let shown: Vec<(f64, f64)> =
+            points.iter().copied().filter(|&(x, y)| shows_x.shows(x) && shows_y.shows(y)).collect();
         if shown.len() <= MOST_MARKS {
             chart
-                .draw_series(
-                    shown
-                        .iter()
-                        .map(|&point| Circle::new(point, 3, colour(index).filled())),
-                )
+                .draw_series(shown.iter().map(|&point| Circle::new(point, 3, colour(index).filled())))
                 .map_err(boxed)?;
         }
-        chart
-            .draw_series(LineSeries::new(shown, colour(index).stroke_width(2)))
-            .map_err(boxed)?;
+        chart.draw_series(LineSeries::new(shown, colour(index).stroke_width(2))).map_err(boxed)?;
     }
     Ok(())
 }

@@ -27,27 +27,14 @@ fn ticks_are_round_and_few() {
 #[test]
 fn legends_wrap_before_the_edge() {
     let places = legend_places(&["one", "a longer name", "three"], 240);
-    assert_eq!(
-        places.iter().map(|place| place.1).collect::<Vec<_>>(),
-        [0, 0, 1]
-    );
+    assert_eq!(places.iter().map(|place| place.1).collect::<Vec<_>>(), [0, 0, 1]);
 }
 
 #[test]
 fn charts_are_written_whole_or_refused() {
     let directory = tempfile::tempdir().expect("a temporary directory");
     let path = directory.path().join("chart.svg");
-    assert!(
-        lines_svg(
-            &path,
-            "t",
-            "x",
-            "y",
-            &[("s", &[(f64::NAN, 1.0)])],
-            LineOptions::default()
-        )
-        .is_err()
-    );
+    assert!(lines_svg(&path, "t", "x", "y", &[("s", &[(f64::NAN, 1.0)])], LineOptions::default()).is_err());
     assert!(lines_svg(&path, "t", "x", "y", &[], LineOptions::default()).is_err());
     assert!(bars_svg(&path, "t", "y", &["a", "b"], &[("s", &[1.0])]).is_err());
     assert!(bars_svg(&path, "t", "y", &[], &[]).is_err());
@@ -63,37 +50,18 @@ fn charts_are_written_whole_or_refused() {
     .expect("a chart");
     let svg = fs::read_to_string(&path).expect("the chart");
     assert!(svg.contains("loss &lt; 1 &amp; more") && svg.trim_end().ends_with("</svg>"));
-    bars_svg(
-        &path,
-        "t",
-        "y",
-        &["a", "b"],
-        &[("s", &[1.0, -2.0]), ("u", &[f64::NAN, 0.0])],
-    )
-    .expect("a chart");
+    bars_svg(&path, "t", "y", &["a", "b"], &[("s", &[1.0, -2.0]), ("u", &[f64::NAN, 0.0])]).expect("a chart");
 }
 
 #[test]
 fn sheets_keep_pixels_and_white_gutters() {
     let directory = tempfile::tempdir().expect("a temporary directory");
     let path = directory.path().join("sheet.png");
-    let picture = Rgb {
-        name: String::new(),
-        width: 2,
-        height: 1,
-        pixels: vec![0.0; 6],
-    };
+    let picture = Rgb { name: String::new(), width: 2, height: 1, pixels: vec![0.0; 6] };
     sheet_png(&path, &[vec![&picture, &picture], vec![&picture]]).expect("a sheet");
     let sheet = image::open(&path).expect("a PNG").into_rgb8();
     assert_eq!(sheet.dimensions(), (6, 4));
-    for (x, y, value) in [
-        (0, 0, 0),
-        (2, 0, 255),
-        (4, 0, 0),
-        (0, 1, 255),
-        (1, 3, 0),
-        (4, 3, 255),
-    ] {
+    for (x, y, value) in [(0, 0, 0), (2, 0, 255), (4, 0, 0), (0, 1, 255), (1, 3, 0), (4, 3, 255)] {
         assert_eq!(sheet.get_pixel(x, y).0, [value; 3], "{x}, {y}");
     }
     assert!(sheet_png(&path, &[]).is_err());

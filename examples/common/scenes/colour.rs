@@ -7,11 +7,7 @@ pub type Colour = [f32; 3];
 
 /// `a` for `t = 0`, `b` for `t = 1`.
 pub fn mix(a: Colour, b: Colour, t: f32) -> Colour {
-    [
-        a[0] + (b[0] - a[0]) * t,
-        a[1] + (b[1] - a[1]) * t,
-        a[2] + (b[2] - a[2]) * t,
-    ]
+    [a[0] + (b[0] - a[0]) * t, a[1] + (b[1] - a[1]) * t, a[2] + (b[2] - a[2]) * t]
 }
 
 /// Brighter or darker by a factor.
@@ -22,9 +18,7 @@ pub fn scale(a: Colour, by: f32) -> Colour {
 /// A colour close to one given as 0xRRGGBB.
 pub fn near(hex: u32, random: &mut SplitMix64) -> Colour {
     let brighter = random.uniform(0.9, 1.1);
-    [16, 8, 0].map(|shift| {
-        (((hex >> shift) & 0xFF) as f32 / 255.0 * brighter * random.uniform(0.94, 1.06)).min(1.0)
-    })
+    [16, 8, 0].map(|shift| (((hex >> shift) & 0xFF) as f32 / 255.0 * brighter * random.uniform(0.94, 1.06)).min(1.0))
 }
 
 /// What surrounds the things in a scene.

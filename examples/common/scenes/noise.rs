@@ -3,9 +3,8 @@
 /// A number in `0..1` for a lattice point.
 fn lattice(x: i32, y: i32, seed: u32) -> f32 {
     // The last steps of MurmurHash3: neighbouring points must not look alike.
-    let mut h = (x as u32).wrapping_mul(0x8DA6_B343)
-        ^ (y as u32).wrapping_mul(0xD816_3841)
-        ^ seed.wrapping_mul(0x9E37_79B9);
+    let mut h =
+        (x as u32).wrapping_mul(0x8DA6_B343) ^ (y as u32).wrapping_mul(0xD816_3841) ^ seed.wrapping_mul(0x9E37_79B9);
     h = (h ^ (h >> 16)).wrapping_mul(0x85EB_CA6B);
     h = (h ^ (h >> 13)).wrapping_mul(0xC2B2_AE35);
     (h >> 8) as f32 / (1_u32 << 24) as f32

@@ -64,25 +64,14 @@ impl Shape {
                     sin: 2.0 * t / (1.0 + t * t),
                 }
             }
-            _ => Outline::Triangle {
-                edge: random.uniform(-0.35, 0.35),
-            },
+            _ => Outline::Triangle { edge: random.uniform(-0.35, 0.35) },
         };
         let cover = match random.below(8) {
             0..=2 => Cover::Plain,
-            3 => Cover::Stripes {
-                across: random.uniform(1.0, 4.0),
-                along: random.uniform(-3.0, 3.0),
-            },
-            4 => Cover::Checks {
-                per_side: random.uniform(1.5, 4.0),
-            },
-            5 => Cover::Marble {
-                fine: random.uniform(1.5, 5.0),
-            },
-            _ => Cover::Speckles {
-                fine: random.uniform(6.0, 18.0),
-            },
+            3 => Cover::Stripes { across: random.uniform(1.0, 4.0), along: random.uniform(-3.0, 3.0) },
+            4 => Cover::Checks { per_side: random.uniform(1.5, 4.0) },
+            5 => Cover::Marble { fine: random.uniform(1.5, 5.0) },
+            _ => Cover::Speckles { fine: random.uniform(6.0, 18.0) },
         };
         let first = random.below(mood.accents.len());
         let second = (first + 1 + random.below(mood.accents.len() - 1)) % mood.accents.len();
@@ -90,26 +79,14 @@ impl Shape {
         let colours = [accent(first), accent(second)];
         let seed = random.next_u64() as u32;
         let gloss = random.uniform(0.0, 0.5);
-        Self {
-            outline,
-            cover,
-            colours,
-            gloss,
-            seed,
-            x: random.uniform(0.08, 0.92),
-            y: base - radius,
-            radius,
-            base,
-        }
+        Self { outline, cover, colours, gloss, seed, x: random.uniform(0.08, 0.92), y: base - radius, radius, base }
     }
 
     /// Half the width of its surroundings, to know which pixels to ask for.
     pub fn reach(&self) -> f32 {
         match self.outline {
             Outline::Disc | Outline::Triangle { .. } => self.radius * 1.05,
-            Outline::Rectangle { aspect, .. } => {
-                self.radius * (aspect * aspect + 1.0).sqrt() * 1.05
-            }
+            Outline::Rectangle { aspect, .. } => self.radius * (aspect * aspect + 1.0).sqrt() * 1.05,
         }
     }
 
@@ -138,46 +115,26 @@ impl Shape {
                 let shine = (2.0 * z * lit - light[2]).max(0.0);
                 let (shine2, bulge) = (shine * shine, 1.0 / (0.45 + 0.55 * z));
                 let gleam = self.gloss * shine2 * shine2 * shine2 * shine2;
-                let colour = scale(
-                    self.cover(a * bulge, b * bulge, blur * bulge),
-                    0.34 + 0.78 * lit,
-                );
-                Sample {
-                    coverage,
-                    colour: mix(colour, [1.0; 3], gleam),
-                }
+                let colour = scale(self.cover(a * bulge, b * bulge, blur * bulge), 0.34 + 0.78 * lit);
+                Sample { coverage, colour: mix(colour, [1.0; 3], gleam) }
             }
             Outline::Rectangle { aspect, cos, sin } => {
                 let (u, v) = (a * cos + b * sin, b * cos - a * sin);
                 let (over_u, over_v) = (u.abs() - aspect, v.abs() - 1.0);
                 let rim = over_u.max(over_v);
                 // A bevel: the sides that face the light are bright, the others dark.
-                let facing = if over_u > over_v {
-                    u.signum() * light[0]
-                } else {
-                    v.signum() * light[1]
-                };
+                let facing = if over_u > over_v { u.signum() * light[0] } else { v.signum() * light[1] };
                 let bevel = step(-0.12, -0.02, rim) * facing * 0.45;
                 let shade = 0.82 + 0.22 * (light[0] * u + light[1] * v) + bevel;
-                Sample {
-                    coverage: inside(rim),
-                    colour: scale(self.cover(u, v, blur), shade.max(0.1)),
-                }
+                Sample { coverage: inside(rim), colour: scale(self.cover(u, v, blur), shade.max(0.1)) }
             }
             Outline::Triangle { edge } => {
                 // Half as wide at height b as it is deep below the tip, and 0.894 = 2 / √5 makes a distance of the difference.
                 let half = (b + 1.0) * 0.5;
                 let rim = ((a.abs() - half) * 0.894).max(b - 1.0);
                 let side = ((a - edge * half) / blur + 0.5).clamp(0.0, 1.0);
-                let shade = if light[0] > 0.0 {
-                    0.62 + 0.46 * side
-                } else {
-                    1.08 - 0.46 * side
-                };
-                Sample {
-                    coverage: inside(rim),
-                    colour: scale(self.cover(a, b, blur), shade * (1.03 - 0.12 * b)),
-                }
+                let shade = if light[0] > 0.0 { 0.62 + 0.46 * side } else { 1.08 - 0.46 * side };
+                Sample { coverage: inside(rim), colour: scale(self.cover(a, b, blur), shade * (1.03 - 0.12 * b)) }
             }
         }
     }
@@ -187,25 +144,17 @@ impl Shape {
         let [first, second] = self.colours;
         match self.cover {
             Cover::Plain => scale(first, 0.97 + 0.06 * value(u * 9.0, v * 9.0, self.seed)),
-            Cover::Stripes { across, along } => mix(
-                first,
-                second,
-                0.5 + 0.5 * wave(u * across + v * along, (across + along.abs()) * blur),
-            ),
+            Cover::Stripes { across, along } => {
+                mix(first, second, 0.5 + 0.5 * wave(u * across + v * along, (across + along.abs()) * blur))
+            }
             Cover::Checks { per_side } => mix(
                 first,
                 second,
-                0.5 + 0.5
-                    * wave(u * per_side, per_side * blur)
-                    * wave(v * per_side, per_side * blur),
+                0.5 + 0.5 * wave(u * per_side, per_side * blur) * wave(v * per_side, per_side * blur),
             ),
             Cover::Marble { fine } => {
                 let bend = octaves(u * fine * 0.5, v * fine * 0.5, self.seed, 3);
-                mix(
-                    first,
-                    second,
-                    octaves(u * fine + 4.0 * bend, v * fine, self.seed ^ 1, 4) * 1.5 - 0.25,
-                )
+                mix(first, second, octaves(u * fine + 4.0 * bend, v * fine, self.seed ^ 1, 4) * 1.5 - 0.25)
             }
             Cover::Speckles { fine } => mix(
                 first,

@@ -31,37 +31,22 @@ impl SafetensorsFile {
     pub fn open(path: &Path) -> Result<Self, Failure> {
         let mut file = File::open(path).at("read", path)?;
         let about = file.metadata().at("read", path)?;
-        let refuse = |why: String| {
-            Failure::new(format!(
-                "`{}` is not a sound safetensors file: {why}",
-                path.display()
-            ))
-        };
+        let refuse = |why: String| Failure::new(format!("`{}` is not a sound safetensors file: {why}", path.display()));
         if !about.is_file() {
             return Err(refuse("it is not a regular file".into()));
         }
         if about.len() < 8 {
-            return Err(refuse(format!(
-                "it has {} bytes, too few for a header; make or fetch it again",
-                about.len()
-            )));
+            return Err(refuse(format!("it has {} bytes, too few for a header; make or fetch it again", about.len())));
         }
         let mut length = [0; 8];
         file.read_exact(&mut length).at("read", path)?;
         let length = u64::from_le_bytes(length);
         if length > LARGEST_HEADER.min(about.len() - 8) {
-            return Err(refuse(format!(
-                "it has {} bytes, and its header claims {length}",
-                about.len()
-            )));
+            return Err(refuse(format!("it has {} bytes, and its header claims {length}", about.len())));
         }
         let mut text = Vec::new();
-        (&file)
-            .take(length)
-            .read_to_end(&mut text)
-            .at("read", path)?;
-        let header: Metadata =
-            serde_json::from_slice(&text).map_err(|cause| refuse(cause.to_string()))?;
+        (&file).take(length).read_to_end(&mut text).at("read", path)?;
+        let header: Metadata = serde_json::from_slice(&text).map_err(|cause| refuse(cause.to_string()))?;
         let data = 8 + length;
         let expected = data.saturating_add(header.data_len() as u64);
         if about.len() < expected {
@@ -77,12 +62,7 @@ impl SafetensorsFile {
                 about.len() - expected
             )));
         }
-        Ok(Self {
-            path: path.to_owned(),
-            file,
-            header,
-            data,
-        })
+        Ok(Self { path: path.to_owned(), file, header, data })
     }
 
     /// The file's path, for messages.
@@ -97,18 +77,12 @@ impl SafetensorsFile {
 
     /// Type and shape of a tensor, or `None` if there is no such tensor.
     pub fn info(&self, name: &str) -> Option<(Dtype, Vec<usize>)> {
-        self.header
-            .info(name)
-            .map(|info| (info.dtype, info.shape.clone()))
+        self.header.info(name).map(|info| (info.dtype, info.shape.clone()))
     }
 
     /// The text that the file's metadata has under `key`.
     pub fn metadata(&self, key: &str) -> Option<&str> {
-        self.header
-            .metadata()
-            .as_ref()?
-            .get(key)
-            .map(String::as_str)
+        self.header.metadata().as_ref()?.get(key).map(String::as_str)
     }
 
     /// A whole tensor, which must hold numbers of exactly this type.
@@ -133,49 +107,32 @@ impl SafetensorsFile {
     ) -> Result<(), Failure> {
         let info = self.find(name)?;
         let &[all, dim] = info.shape.as_slice() else {
-            return Err(self.refuse(
-                name,
-                &format!("expected shape [rows, dim], got {:?}", info.shape),
-            ));
+            return Err(self.refuse(name, &format!("expected shape [rows, dim], got {:?}", info.shape)));
         };
         let decode = match info.dtype {
             Dtype::F32 => f32::decode,
             Dtype::F16 => |bytes: &[u8], out: &mut Vec<f32>| widen(bytes, out, f16::to_f32),
             Dtype::BF16 => |bytes: &[u8], out: &mut Vec<f32>| widen(bytes, out, bf16::to_f32),
-            Dtype::I8 => {
-                |bytes: &[u8], out: &mut Vec<f32>| widen(bytes, out, |value: i8| f32::from(value))
-            }
+            Dtype::I8 => |bytes: &[u8], out: &mut Vec<f32>| widen(bytes, out, |value: i8| f32::from(value)),
             other => {
-                return Err(
-                    self.refuse(name, &format!("expected F32, F16, BF16 or I8, got {other}"))
-                );
+                return Err(self.refuse(name, &format!("expected F32, F16, BF16 or I8, got {other}")));
             }
         };
         if first_row.checked_add(rows).is_none_or(|end| end > all) {
-            return Err(self.refuse(
-                name,
-                &format!("rows {first_row}..{first_row} + {rows} were asked for, and it has {all}"),
-            ));
+            return Err(
+                self.refuse(name, &format!("rows {first_row}..{first_row} + {rows} were asked for, and it has {all}"))
+            );
         }
         // No overflow: the header's check bounds all · dim · row size by the file's length.
         let row_bytes = dim * info.dtype.bitsize() / 8;
         *out = self.reserve_again(name, core::mem::take(out), rows * dim)?;
-        self.decode(
-            info.data_offsets.0 + first_row * row_bytes,
-            rows * row_bytes,
-            out,
-            decode,
-        )
+        self.decode(info.data_offsets.0 + first_row * row_bytes, rows * row_bytes, out, decode)
     }
 
     fn find(&self, name: &str) -> Result<TensorInfo, Failure> {
         let known = || self.names().join("`, `");
         self.header.info(name).cloned().ok_or_else(|| {
-            Failure::new(format!(
-                "`{}` has no tensor `{name}`, only `{}`",
-                self.path.display(),
-                known()
-            ))
+            Failure::new(format!("`{}` has no tensor `{name}`, only `{}`", self.path.display(), known()))
         })
     }
 
@@ -187,16 +144,9 @@ impl SafetensorsFile {
         self.reserve_again(name, Vec::new(), count)
     }
 
-    fn reserve_again<T>(
-        &self,
-        name: &str,
-        mut values: Vec<T>,
-        count: usize,
-    ) -> Result<Vec<T>, Failure> {
+    fn reserve_again<T>(&self, name: &str, mut values: Vec<T>, count: usize) -> Result<Vec<T>, Failure> {
         values.clear();
-        values
-            .try_reserve_exact(count)
-            .context(|| self.refuse(name, "does not fit in memory").to_string())?;
+        values.try_reserve_exact(count).context(|| self.refuse(name, "does not fit in memory").to_string())?;
         Ok(values)
     }
 
@@ -208,9 +158,7 @@ impl SafetensorsFile {
         values: &mut Vec<T>,
         decode: impl Fn(&[u8], &mut Vec<T>),
     ) -> Result<(), Failure> {
-        self.file
-            .seek(SeekFrom::Start(self.data + start as u64))
-            .at("read", &self.path)?;
+        self.file.seek(SeekFrom::Start(self.data + start as u64)).at("read", &self.path)?;
         let mut bytes = vec![0; length.min(CHUNK)];
         let mut left = length;
         while left > 0 {

@@ -23,25 +23,16 @@ fn tensors_and_metadata_come_back() {
         Tensor::new("seed", &[1], &[u64::MAX]),
         Tensor::new("none", &[0, 4], &[0_u32; 0]),
     ];
-    let metadata: Vec<_> = (0..20)
-        .map(|i| (format!("key{i}"), format!("\"{i}\"\n")))
-        .collect();
+    let metadata: Vec<_> = (0..20).map(|i| (format!("key{i}"), format!("\"{i}\"\n"))).collect();
     write_safetensors(&path, &tensors, &metadata).expect("a write");
     let first = fs::read(&path).expect("the bytes");
     write_safetensors(&path, &tensors, &metadata).expect("a write");
-    assert_eq!(
-        first,
-        fs::read(&path).expect("the bytes"),
-        "the same call gives the same bytes"
-    );
+    assert_eq!(first, fs::read(&path).expect("the bytes"), "the same call gives the same bytes");
     safetensors::SafeTensors::deserialize(&first).expect("the crate accepts the file");
 
     let mut file = SafetensorsFile::open(&path).expect("a sound file");
     assert_eq!(file.names(), ["seed", "rows", "none", "small"]);
-    assert_eq!(
-        (file.metadata("key7"), file.metadata("other")),
-        (Some("\"7\"\n"), None)
-    );
+    assert_eq!((file.metadata("key7"), file.metadata("other")), (Some("\"7\"\n"), None));
     assert_eq!(file.info("rows"), Some((Dtype::F32, vec![200_000, 3])));
     assert_eq!(file.info("other"), None);
     assert_eq!(file.read::<f32>("rows"), Ok(rows.clone()));
@@ -49,8 +40,7 @@ fn tensors_and_metadata_come_back() {
     assert_eq!(file.read::<u64>("seed"), Ok(vec![u64::MAX]));
     assert_eq!(file.read::<u32>("none"), Ok(vec![]));
     let mut part = vec![7.0];
-    file.read_rows_f32("rows", 199_998, 2, &mut part)
-        .expect("the last rows");
+    file.read_rows_f32("rows", 199_998, 2, &mut part).expect("the last rows");
     assert_eq!(part, rows[599_994..]);
 }
 
@@ -71,11 +61,7 @@ fn narrow_rows_are_widened() {
     .expect("a write");
     let mut file = SafetensorsFile::open(&path).expect("a sound file");
     let mut row = Vec::new();
-    for (name, expected) in [
-        ("half", [0.25, 8.0]),
-        ("brain", [0.25, 8.0]),
-        ("byte", [-128.0, 127.0]),
-    ] {
+    for (name, expected) in [("half", [0.25, 8.0]), ("brain", [0.25, 8.0]), ("byte", [-128.0, 127.0])] {
         file.read_rows_f32(name, 1, 1, &mut row).expect(name);
         assert_eq!(row, expected, "{name}");
     }
@@ -86,50 +72,25 @@ fn wrong_requests_name_file_tensor_expected_and_got() {
     let (_directory, path) = scratch();
     write_safetensors(
         &path,
-        &[
-            Tensor::new("codes", &[4], &[1_u32, 2, 3, 4]),
-            Tensor::new("rows", &[2, 2], &[0_f32; 4]),
-        ],
+        &[Tensor::new("codes", &[4], &[1_u32, 2, 3, 4]), Tensor::new("rows", &[2, 2], &[0_f32; 4])],
         &[],
     )
     .expect("a write");
     let mut file = SafetensorsFile::open(&path).expect("a sound file");
     let mut out = Vec::new();
     for (failure, parts) in [
-        (
-            file.read::<f32>("codes").err(),
-            ["`codes`", "expected F32", "got U32"],
-        ),
-        (
-            file.read::<f32>("book").err(),
-            ["no tensor `book`", "codes", "rows"],
-        ),
-        (
-            file.read_rows_f32("codes", 0, 1, &mut out).err(),
-            ["`codes`", "[rows, dim]", "[4]"],
-        ),
-        (
-            file.read_rows_f32("rows", 1, 2, &mut out).err(),
-            ["`rows`", "1..1 + 2", "it has 2"],
-        ),
-        (
-            file.read_rows_f32("rows", usize::MAX, 2, &mut out).err(),
-            ["`rows`", "+ 2", "it has 2"],
-        ),
+        (file.read::<f32>("codes").err(), ["`codes`", "expected F32", "got U32"]),
+        (file.read::<f32>("book").err(), ["no tensor `book`", "codes", "rows"]),
+        (file.read_rows_f32("codes", 0, 1, &mut out).err(), ["`codes`", "[rows, dim]", "[4]"]),
+        (file.read_rows_f32("rows", 1, 2, &mut out).err(), ["`rows`", "1..1 + 2", "it has 2"]),
+        (file.read_rows_f32("rows", usize::MAX, 2, &mut out).err(), ["`rows`", "+ 2", "it has 2"]),
     ] {
         let message = failure.expect("a refusal").to_string();
-        assert!(
-            message.contains("t.safetensors") && parts.iter().all(|part| message.contains(part)),
-            "{message}"
-        );
+        assert!(message.contains("t.safetensors") && parts.iter().all(|part| message.contains(part)), "{message}");
     }
-    for wrong in [
-        &[Tensor::new("a", &[3], &[1_u8, 2])][..],
-        &[
-            Tensor::new("a", &[1], &[1_u8]),
-            Tensor::new("a", &[1], &[2_u8]),
-        ],
-    ] {
+    for wrong in
+        [&[Tensor::new("a", &[3], &[1_u8, 2])][..], &[Tensor::new("a", &[1], &[1_u8]), Tensor::new("a", &[1], &[2_u8])]]
+    {
         assert!(write_safetensors(&path, wrong, &[]).is_err());
     }
 }
@@ -151,14 +112,8 @@ fn damaged_files_are_refused() {
         (&[0; 64], "EOF"),
     ] {
         fs::write(&path, bytes).expect("a damaged file");
-        let message = SafetensorsFile::open(&path)
-            .map(|_| ())
-            .expect_err(why)
-            .to_string();
-        assert!(
-            message.contains(why) && message.contains("t.safetensors"),
-            "{message}"
-        );
+        let message = SafetensorsFile::open(&path).map(|_| ()).expect_err(why).to_string();
+        assert!(message.contains(why) && message.contains("t.safetensors"), "{message}");
     }
     for cut in 0..whole.len() {
         fs::write(&path, &whole[..cut]).expect("a damaged file");
@@ -173,18 +128,10 @@ fn a_stream_appears_only_when_complete() {
     codes.push(&[1, 2, 3]).expect("a chunk");
     assert!(codes.push(&[4, 5, 6]).is_err(), "one too many");
     assert!(codes.finish().is_err(), "two are missing");
-    assert_eq!(
-        fs::read_dir(directory.path())
-            .expect("the directory")
-            .count(),
-        0
-    );
+    assert_eq!(fs::read_dir(directory.path()).expect("the directory").count(), 0);
 
-    let mut rows = StreamWriter::<f32>::create(&path, "rows", &[2, 2], &[("k".into(), "v".into())])
-        .expect("a stream");
-    rows.push(&[1.0, 2.0, 3.0])
-        .and_then(|()| rows.push(&[4.0]))
-        .expect("chunks need not be whole rows");
+    let mut rows = StreamWriter::<f32>::create(&path, "rows", &[2, 2], &[("k".into(), "v".into())]).expect("a stream");
+    rows.push(&[1.0, 2.0, 3.0]).and_then(|()| rows.push(&[4.0])).expect("chunks need not be whole rows");
     assert!(!path.exists());
     rows.finish().expect("complete");
     let mut file = SafetensorsFile::open(&path).expect("a sound file");

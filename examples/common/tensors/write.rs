@@ -27,13 +27,7 @@ pub struct Tensor<'a> {
 impl<'a> Tensor<'a> {
     /// `values` in C order; [`write_safetensors`] checks that they fill `shape`.
     pub fn new<T: Scalar>(name: &'a str, shape: &[usize], values: &'a [T]) -> Self {
-        Self {
-            name,
-            dtype: T::DTYPE,
-            shape: shape.to_vec(),
-            bytes: size_of_val(values),
-            values: Box::new(values),
-        }
+        Self { name, dtype: T::DTYPE, shape: shape.to_vec(), bytes: size_of_val(values), values: Box::new(values) }
     }
 }
 
@@ -55,24 +49,16 @@ impl<T: Scalar> Encode for &[T] {
 }
 
 /// Writes tensors and text metadata to `path`, whole or not at all. The same call gives the same bytes.
-pub fn write_safetensors(
-    path: &Path,
-    tensors: &[Tensor<'_>],
-    metadata: &[(String, String)],
-) -> Result<(), Failure> {
+pub fn write_safetensors(path: &Path, tensors: &[Tensor<'_>], metadata: &[(String, String)]) -> Result<(), Failure> {
     let mut order: Vec<&Tensor<'_>> = tensors.iter().collect();
     // Wide numbers first keeps every tensor aligned for readers that map the file.
     order.sort_by_key(|tensor| core::cmp::Reverse(tensor.dtype.bitsize()));
-    let entries: Vec<Entry<'_>> = order
-        .iter()
-        .map(|tensor| (tensor.name, tensor.dtype, &*tensor.shape, tensor.bytes))
-        .collect();
+    let entries: Vec<Entry<'_>> =
+        order.iter().map(|tensor| (tensor.name, tensor.dtype, &*tensor.shape, tensor.bytes)).collect();
     let header = header(path, &entries, metadata)?;
     write_atomic(path, |file| {
         file.write_all(&header).at("write", path)?;
-        order
-            .iter()
-            .try_for_each(|tensor| tensor.values.encode_to(file).at("write", path))
+        order.iter().try_for_each(|tensor| tensor.values.encode_to(file).at("write", path))
     })
 }
 
@@ -80,32 +66,20 @@ pub fn write_safetensors(
 type Entry<'a> = (&'a str, Dtype, &'a [usize], usize);
 
 /// The start of the file, for tensors that follow in this order. Own code because the safetensors crate writes its metadata in random order.
-fn header(
-    path: &Path,
-    entries: &[Entry<'_>],
-    metadata: &[(String, String)],
-) -> Result<Vec<u8>, Failure> {
+fn header(path: &Path, entries: &[Entry<'_>], metadata: &[(String, String)]) -> Result<Vec<u8>, Failure> {
     let refuse = || format!("cannot write `{}`", path.display());
     let mut map = Map::new();
     if !metadata.is_empty() {
-        let texts: Map<String, Value> = metadata
-            .iter()
-            .map(|(key, text)| (key.clone(), Value::from(text.as_str())))
-            .collect();
+        let texts: Map<String, Value> =
+            metadata.iter().map(|(key, text)| (key.clone(), Value::from(text.as_str()))).collect();
         map.insert("__metadata__".into(), texts.into());
     }
     let mut start = 0_usize;
     for &(name, dtype, shape, bytes) in entries {
-        let end = start
-            .checked_add(bytes)
-            .ok_or("the tensors are larger than any file")
-            .context(refuse)?;
+        let end = start.checked_add(bytes).ok_or("the tensors are larger than any file").context(refuse)?;
         let info = json!({ "dtype": dtype, "shape": shape, "data_offsets": [start, end] });
         if map.insert(name.to_owned(), info).is_some() {
-            return Err(Failure::new(format!(
-                "{}: two tensors are named `{name}`",
-                refuse()
-            )));
+            return Err(Failure::new(format!("{}: two tensors are named `{name}`", refuse())));
         }
         start = end;
     }
@@ -130,33 +104,16 @@ pub struct StreamWriter<T> {
 
 impl<T: Scalar> StreamWriter<T> {
     /// Starts the file of a tensor whose whole shape is known.
-    pub fn create(
-        path: &Path,
-        name: &str,
-        shape: &[usize],
-        metadata: &[(String, String)],
-    ) -> Result<Self, Failure> {
-        let count = |shape: &[usize]| {
-            shape.iter().try_fold(size_of::<T>(), |product, &extent| {
-                product.checked_mul(extent)
-            })
-        };
+    pub fn create(path: &Path, name: &str, shape: &[usize], metadata: &[(String, String)]) -> Result<Self, Failure> {
+        let count =
+            |shape: &[usize]| shape.iter().try_fold(size_of::<T>(), |product, &extent| product.checked_mul(extent));
         let bytes = count(shape).ok_or_else(|| {
-            Failure::new(format!(
-                "cannot write `{}`: shape {shape:?} is larger than any file",
-                path.display()
-            ))
+            Failure::new(format!("cannot write `{}`: shape {shape:?} is larger than any file", path.display()))
         })?;
         let header = header(path, &[(name, T::DTYPE, shape, bytes)], metadata)?;
         let mut file = AtomicFile::create(path)?;
         file.write_all(&header).at("write", path)?;
-        Ok(Self {
-            file,
-            shape: shape.to_vec(),
-            expected: bytes / size_of::<T>(),
-            written: 0,
-            numbers: PhantomData,
-        })
+        Ok(Self { file, shape: shape.to_vec(), expected: bytes / size_of::<T>(), written: 0, numbers: PhantomData })
     }
 
     /// Appends numbers, in C order.
@@ -164,9 +121,7 @@ impl<T: Scalar> StreamWriter<T> {
         if values.len() > self.expected - self.written {
             return Err(self.wrong_count(self.written.saturating_add(values.len())));
         }
-        values
-            .encode_to(&mut self.file)
-            .at("write", self.file.path())?;
+        values.encode_to(&mut self.file).at("write", self.file.path())?;
         self.written += values.len();
         Ok(())
     }

@@ -1,7 +1,7 @@
 //! The m best codes of each row, and the m-th.
 
-use super::kernel::{ActiveRows, TileRows, panel_max, panel_scores};
 use super::super::check_weights;
+use super::kernel::{ActiveRows, TileRows, panel_max, panel_scores};
 use crate::NO_CODE;
 use crate::codebook::{Line, PANEL, PackedCodebook};
 use crate::cpu::{Cpu, Disjoint};
