@@ -301,8 +301,9 @@ impl Quantizer {
     /// One step: [`accumulate`](Self::accumulate), [`collect`](Self::collect), [`update`](Self::update).
     ///
     /// `head` is the rest of the model: it sees the output `[rows, inputs]` and writes the loss's
-    /// gradient there. Then [`apply`](Self::apply) gives the optimizer its turn. A row with an infinity
-    /// or NaN anywhere is not trained on: it gets no code and no gradient, and the report counts it.
+    /// gradient there. Then [`apply`](Self::apply) gives the optimizer its turn. A row of
+    /// weight zero, or with an infinity or NaN anywhere, is not trained on: it gets no code, passes no
+    /// gradient on in either direction, and the report counts it.
     ///
     /// # Errors
     /// As those three.

@@ -10,6 +10,8 @@ pub trait Real: num_traits::Float + core::fmt::Debug + 'static {
     fn as_f64(self) -> f64;
     /// The square root, correctly rounded.
     fn root(self) -> Self;
+    /// A sum of squares that is finite and not below this has lost nothing to subnormal terms.
+    const SMALLEST_SQUARE: Self;
 }
 
 impl Real for f32 {
@@ -25,6 +27,8 @@ impl Real for f32 {
     fn root(self) -> Self {
         libm::sqrtf(self)
     }
+    // 2⁻¹⁰⁰
+    const SMALLEST_SQUARE: Self = f32::from_bits((127 - 100) << 23);
 }
 
 impl Real for f64 {
@@ -40,4 +44,6 @@ impl Real for f64 {
     fn root(self) -> Self {
         libm::sqrt(self)
     }
+    // 2⁻⁹⁰⁰
+    const SMALLEST_SQUARE: Self = f64::from_bits((1023 - 900) << 52);
 }

@@ -1,7 +1,7 @@
 //! Codes to rows: `out[i] = codebook[codes[i]]`; zeros where a row has no code.
 //!
 //! codes: `[rows]`; codebook: `[K, dim]`; out: `[rows, dim]`. Its gradient at the codebook is
-//! [`ema::accumulate`](super::ema::accumulate) of the rows' gradients: an exact sum per code.
+//! [`Statistics::accumulate`](super::ema::Statistics::accumulate) of the rows' gradients: an exact sum per code.
 
 use crate::cpu::{Cpu, Disjoint};
 use crate::element::Code;

@@ -1,8 +1,8 @@
 //! Rows to unit length: `y = x / ‖x‖`.
 //!
 //! x, y: `[rows, dim]`; norms: `[rows]`. `n = Σ x_i²` over 32 virtual lanes; `‖x‖ = √n` and
-//! `y_i = x_i / ‖x‖`, both correctly rounded. Where `n` is zero, subnormal or infinite and the row
-//! finite, the row is first scaled by the power of two that brings its largest magnitude into
+//! `y_i = x_i / ‖x‖`, both correctly rounded. Where `n` is below 2⁻¹⁰⁰ (its terms may be
+//! subnormal) or infinite and the row finite, the row is first scaled by the power of two that brings its largest magnitude into
 //! `[½, 1)`. A zero row gives y = 0, norm 0 and no gradient. A row with an infinity or NaN gives
 //! NaN in at least one element, so that search gives it no code.
 //!
@@ -80,7 +80,7 @@ pub fn normalize_backward(cpu: &Cpu, y: MatRef, norms: &[f32], dy: MatRef, mut d
 pub fn reference<F: Real>(x: &[F], dim: usize, y: &mut [F], norms: &mut [F]) {
     for ((x, y), norm) in x.chunks_exact(dim.max(1)).zip(y.chunks_exact_mut(dim.max(1))).zip(norms) {
         let n = lanes32::reference(dim, |i| (x[i], x[i]));
-        if n.is_normal() {
+        if (F::SMALLEST_SQUARE..F::infinity()).contains(&n) {
             *norm = n.root();
             y.iter_mut().zip(x).for_each(|(y, &x)| *y = x / *norm);
         } else {
@@ -103,7 +103,7 @@ pub fn reference_backward<F: Real>(y: &[F], norms: &[F], dy: &[F], dim: usize, d
     }
 }
 
-/// The rare row, in `y`, whose sum of squares is zero, subnormal, infinite or NaN: normalized in
+/// The rare row, in `y`, whose sum of squares is below 2⁻¹⁰⁰, infinite or NaN: normalized in
 /// place. Returns its norm.
 #[cold]
 fn rescaled<F: Real>(y: &mut [F]) -> F {
@@ -174,7 +174,7 @@ unsafe fn normalized_in_place<V: Lanes>(y: &mut [f32]) -> f32 {
     // one; V by the caller.
     unsafe {
         let n = lanes32::dot::<V>(p, p, dim);
-        if !n.is_normal() {
+        if !(f32::SMALLEST_SQUARE..f32::INFINITY).contains(&n) {
             return rescaled(y);
         }
         let norm = libm::sqrtf(n);

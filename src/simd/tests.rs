@@ -52,9 +52,9 @@ impl Kernel for Methods {
                 };
                 let all = (1u32 << V::N) - 1;
                 assert_eq!(gt, if a > b { all } else { 0 }, "{a} {b}");
-                for (method, expected) in scalar.into_iter().enumerate() {
-                    for lane in 0..V::N {
-                        assert!(same(out[method][lane], expected), "method {method} of {a}, {b}, {c}");
+                for (method, (lanes, expected)) in out.iter().zip(scalar).enumerate() {
+                    for &lane in &lanes[..V::N] {
+                        assert!(same(lane, expected), "method {method} of {a}, {b}, {c}");
                         checked += 1;
                     }
                 }
