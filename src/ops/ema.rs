@@ -103,7 +103,10 @@ impl<S: AsRef<[i64]> + AsMut<[i64]>> Statistics<S> {
 
     /// The weight of all rows.
     pub fn total(&self) -> f64 {
-        let total: i128 = self.weights.as_ref().iter().map(|&n| i128::from(n)).sum();
+        // Exact: 2²⁴ codes of at most 2⁶² each could overflow i64, so high and low halves are summed apart.
+        let halves =
+            self.weights.as_ref().iter().fold((0i64, 0i64), |(h, l), &n| (h + (n >> 32), l + (n & 0xFFFF_FFFF)));
+        let total = (i128::from(halves.0) << 32) + i128::from(halves.1);
         total as f64 / ONE as f64
     }
 
@@ -404,11 +407,12 @@ impl<F: AsRef<[f32]> + AsMut<[f32]>, D: AsRef<[f64]> + AsMut<[f64]>> Activity<F,
             let moved = (decay * f64::from(average) + (1.0 - decay) * value) as f32;
             if moved < SMALLEST { 0.0 } else { moved }
         };
-        for (k, (size, exposure)) in sizes.iter_mut().zip(exposures).enumerate() {
-            *size = moved(*size, statistics.weight(k));
-            *exposure = moved(*exposure, total);
-            if statistics.is_hit(k) {
-                self.last_seen.as_mut()[k] = self.rows_seen;
+        exposures.iter_mut().for_each(|exposure| *exposure = moved(*exposure, total));
+        let codes = sizes.iter_mut().zip(self.last_seen.as_mut()).zip(statistics.weights.as_ref());
+        for ((size, last_seen), &n) in codes {
+            *size = moved(*size, n as f64 / ONE as f64);
+            if n > 0 {
+                *last_seen = self.rows_seen;
             }
         }
         Ok(())

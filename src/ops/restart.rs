@@ -125,8 +125,13 @@ pub fn restart<F: AsRef<[f32]> + AsMut<[f32]>, D: AsRef<[f64]> + AsMut<[f64]>>(
     };
     let mut summary = Summary::default();
     for code in 0..k {
-        let (relative_use, expected_hits) = (activity.relative_use(code), activity.expected_hits(code));
-        if expected_hits < rule.patience || relative_use >= rule.share {
+        // Most codes have been hit lately: their share is not even computed.
+        let expected_hits = activity.expected_hits(code);
+        if expected_hits < rule.patience {
+            continue;
+        }
+        let relative_use = activity.relative_use(code);
+        if relative_use >= rule.share {
             continue;
         }
         summary.stale += 1;

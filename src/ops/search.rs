@@ -63,7 +63,7 @@ pub fn search<E: Element, C: Code>(
     check_weights(OP, weights, x.rows())?;
     check_width::<C>(codebook.codes())?;
     let (codebook, codes, scores) = (&codebook.view(), Disjoint::new(codes), scores.map(Disjoint::new));
-    cpu.divide(x.rows(), kernel::BLOCK_ROWS, &|first, count| {
+    cpu.divide(x.rows(), kernel::part_rows(x.rows(), cpu.threads()), &|first, count| {
         let x = x.rows_from(first, count);
         let weights = weights.map(|w| &w[first..first + count]);
         // SAFETY: `divide` gives every row to one part.
