@@ -31,3 +31,8 @@ pub use error::{Error, Result};
 pub use matrix::{MatMut, MatRef};
 pub use real::Real;
 pub use simd::Isa;
+
+/// The README's examples, compiled and run with the documentation's.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

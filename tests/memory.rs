@@ -173,8 +173,9 @@ fn ops_allocate_nothing() {
     });
     allocations("observe", &mut || activity.observe(0.9, &statistics).unwrap());
     allocations("restart", &mut || {
-        // Every code is stale, every time.
-        let (rule, mut view) = (Rule { share: f64::INFINITY, patience: 1e-9, seed: 1 }, mat_mut(&mut donors, K, D));
+        // Every code has been unhit for long, every time.
+        activity.rows_seen += 1e9;
+        let (rule, mut view) = (Rule { share: f64::INFINITY, patience: 1.0, seed: 1 }, mat_mut(&mut donors, K, D));
         let summary = restart::restart(x, &codes, w, &rule, 1, &mut activity, &mut view, None, &mut scratch, &mut log);
         assert_eq!(summary.unwrap().stale, K);
     });

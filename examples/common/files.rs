@@ -3,6 +3,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufRead, BufReader, BufWriter, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 
 use serde_json::Value;
 use tempfile::TempPath;
@@ -12,10 +13,43 @@ use super::failure::{At, Failure};
 /// Enough that a write costs one system call per megabyte.
 const BUFFER: usize = 1 << 20;
 
+/// Temporary files of the moment: what a second Ctrl-C, which ends the program at once, still removes.
+static UNFINISHED: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
+
+/// Removes the temporary files of all unfinished [`AtomicFile`]s.
+pub fn remove_unfinished() {
+    let files = UNFINISHED.lock().map(|files| files.clone()).unwrap_or_default();
+    for file in files {
+        // The program ends here; a file that cannot be removed has no one left to tell.
+        let _ = fs::remove_file(file);
+    }
+}
+
+/// An entry of [`UNFINISHED`], for as long as it lives.
+struct Unfinished(PathBuf);
+
+impl Unfinished {
+    fn new(path: &Path) -> Self {
+        if let Ok(mut files) = UNFINISHED.lock() {
+            files.push(path.to_owned());
+        }
+        Self(path.to_owned())
+    }
+}
+
+impl Drop for Unfinished {
+    fn drop(&mut self) {
+        if let Ok(mut files) = UNFINISHED.lock() {
+            files.retain(|file| *file != self.0);
+        }
+    }
+}
+
 /// A file in the making: a temporary neighbour of `path`, renamed by [`commit`](Self::commit) and removed when dropped before.
 pub struct AtomicFile {
     buffer: BufWriter<File>,
     temporary: TempPath,
+    unfinished: Unfinished,
     path: PathBuf,
 }
 
@@ -37,7 +71,8 @@ impl AtomicFile {
             .at("create", path)?;
         // Its own `Write` would add the temporary name to every message.
         let (file, temporary) = temporary.into_parts();
-        Ok(Self { buffer: BufWriter::with_capacity(BUFFER, file), temporary, path: path.to_owned() })
+        let unfinished = Unfinished::new(&temporary);
+        Ok(Self { buffer: BufWriter::with_capacity(BUFFER, file), temporary, unfinished, path: path.to_owned() })
     }
 
     /// The name under which the file will appear.
@@ -47,13 +82,14 @@ impl AtomicFile {
 
     /// Puts the finished file in its place, and replaces what was there.
     pub fn commit(self) -> Result<(), Failure> {
-        let Self { buffer, temporary, path } = self;
+        let Self { buffer, temporary, unfinished, path } = self;
         let file = buffer.into_inner().map_err(io::IntoInnerError::into_error).at("write", &path)?;
         // Before the rename: after a power failure the new name must not stand for missing bytes.
         file.sync_all().at("write", &path)?;
         // Windows does not rename open files.
         drop(file);
         temporary.persist(&path).map_err(|cause| Failure::io("rename the finished file to", &path, &cause.error))?;
+        drop(unfinished);
         sync_directory(directory(&path)).at("write the directory of", &path)
     }
 }

@@ -8,6 +8,7 @@ use std::time::Instant;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressFinish, ProgressStyle};
 
 use super::failure::{Context, Failure, INTERRUPTED_CODE};
+use super::files::remove_unfinished;
 
 /// How often a log file, which has no bar, gets a line.
 const PLAIN_EVERY: Duration = Duration::from_secs(10);
@@ -100,9 +101,10 @@ static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 pub fn catch_interrupts() -> Result<(), Failure> {
     ctrlc::set_handler(|| {
         if INTERRUPTED.swap(true, Ordering::Relaxed) {
+            remove_unfinished();
             std::process::exit(INTERRUPTED_CODE.into());
         }
-        eprintln!("\nfinishing this step and saving; press Ctrl-C again to stop at once");
+        eprintln!("\nstopping at the next safe point; press Ctrl-C again to stop at once");
     })
     .context(|| "cannot catch Ctrl-C".into())
 }

@@ -105,6 +105,40 @@ pub(super) fn elements(arg: &'static str, a: usize, b: usize) -> Result<usize> {
     product.ok_or(Error::TooLarge { op: "quantizer", arg, max, got: (a as u64).saturating_mul(b as u64) })
 }
 
+/// The linear layers that a quantizer may have.
+#[derive(Clone, Debug)]
+pub(super) struct Layers {
+    pub project_in: Option<Linear>,
+    pub project_out: Option<Linear>,
+    pub projector: Option<Linear>,
+}
+
+impl Layers {
+    /// Slots, in the order of the fields.
+    pub const PROJECT_IN: usize = 0;
+    pub const PROJECT_OUT: usize = 1;
+    pub const PROJECTOR: usize = 2;
+    /// Names of weight and bias by slot, in updates and in the saved state.
+    const NAMES: [[&'static str; 2]; 3] = [
+        ["project_in.weight", "project_in.bias"],
+        ["project_out.weight", "project_out.bias"],
+        ["projector.weight", "projector.bias"],
+    ];
+
+    /// The layers that there are, with their names and slots.
+    pub fn named(&self) -> impl Iterator<Item = ([&'static str; 2], &Linear)> {
+        let layers = [&self.project_in, &self.project_out, &self.projector];
+        Self::NAMES.into_iter().zip(layers).filter_map(|(names, layer)| Some((names, layer.as_ref()?)))
+    }
+
+    /// The same, to be changed.
+    pub fn named_mut(&mut self) -> impl Iterator<Item = ([&'static str; 2], &mut Linear, usize)> {
+        let layers = [&mut self.project_in, &mut self.project_out, &mut self.projector];
+        let slots = Self::NAMES.into_iter().zip(layers).enumerate();
+        slots.filter_map(|(slot, (names, layer))| Some((names, layer.as_mut()?, slot)))
+    }
+}
+
 /// A linear layer's gradient.
 #[derive(Clone, Debug, Default)]
 pub(super) struct LinearGradient {
@@ -135,9 +169,8 @@ impl LinearGradient {
 /// All gradients of a step.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Gradients {
-    pub project_in: LinearGradient,
-    pub project_out: LinearGradient,
-    projector: LinearGradient,
+    /// By the slots of [`Layers`].
+    pub layers: [LinearGradient; 3],
     /// Codes that were hit, ascending, and their gradients `[hit, dim]`.
     codes: Vec<u32>,
     rows: Vec<f32>,
@@ -167,14 +200,9 @@ impl Quantizer {
     /// None that a caller can cause.
     pub fn apply(&mut self, cpu: &Cpu, mut optimize: impl FnMut(Update<'_>)) -> Result<()> {
         let mut gradient = Vec::new();
-        let layers = [
-            (["project_in.weight", "project_in.bias"], &mut self.project_in, &self.gradients.project_in),
-            (["project_out.weight", "project_out.bias"], &mut self.project_out, &self.gradients.project_out),
-            (["projector.weight", "projector.bias"], &mut self.projector, &self.gradients.projector),
-        ];
-        for (names, linear, gradients) in layers {
-            let Some(linear) = linear else { continue };
-            let tensors = [(&mut linear.weight, &gradients.weight), (&mut linear.bias, &gradients.bias)];
+        for (names, linear, slot) in self.layers.named_mut() {
+            let exact = &self.gradients.layers[slot];
+            let tensors = [(&mut linear.weight, &exact.weight), (&mut linear.bias, &exact.bias)];
             for (name, (values, exact)) in names.into_iter().zip(tensors) {
                 if values.len() == exact.len() {
                     gradient.clear();
@@ -202,7 +230,7 @@ impl Quantizer {
     /// The whole codebook from what it is learned by, and its packed form.
     pub(super) fn refresh(&mut self, cpu: &Cpu) -> Result<()> {
         let (codes, dim) = (self.config.codes, self.config.dim);
-        if let Some(linear) = &self.projector {
+        if let Some(linear) = &self.layers.projector {
             let source = MatRef::new(&self.source, codes, linear.inputs())?;
             let mut raw = Vec::new();
             for (first, codebook) in (0..).step_by(BLOCK).zip(self.codebook.chunks_mut(BLOCK * dim)) {
@@ -240,7 +268,8 @@ impl Quantizer {
         let dim = self.config.dim;
         let elements = self.statistics.total() * dim as f64;
         let scale = if elements > 0.0 { 2.0 * self.config.codebook / elements } else { 0.0 };
-        let Gradients { codes, rows, projector, .. } = &mut self.gradients;
+        let Gradients { codes, rows, layers } = &mut self.gradients;
+        let projector = &mut layers[Layers::PROJECTOR];
         codes.clear();
         codes.extend((0..self.config.codes).filter(|&k| self.statistics.is_hit(k)).map(|k| k as u32));
         rows.clear();
@@ -249,19 +278,19 @@ impl Quantizer {
             let code = &self.codebook[k * dim..][..dim];
             rows.extend(code.iter().zip(self.statistics.sum(k)).map(|(&e, s)| (scale * (n * f64::from(e) - s)) as f32));
         }
-        if let Some(linear) = &self.projector {
+        if let Some(linear) = &self.layers.projector {
             projector.clear(linear);
         }
         // In blocks: a copy of each hit code's source is needed only for a moment.
         for (codes, gradients) in codes.chunks(BLOCK).zip(rows.chunks_mut(BLOCK * dim)) {
             let mut sources = Vec::new();
-            if let Some(linear) = &self.projector {
+            if let Some(linear) = &self.layers.projector {
                 let width = linear.inputs();
                 codes.iter().for_each(|&k| sources.extend_from_slice(&self.source[k as usize * width..][..width]));
             }
             if self.config.normalize {
                 let mut raw = alloc::vec![0.0; gradients.len()];
-                match &self.projector {
+                match &self.layers.projector {
                     Some(linear) => {
                         let sources = MatRef::new(&sources, codes.len(), linear.inputs())?;
                         linear.forward(cpu, sources, MatMut::new(&mut raw, codes.len(), dim)?)?;
@@ -273,12 +302,12 @@ impl Quantizer {
                 }
                 through_norm(cpu, &raw, dim, gradients)?;
             }
-            if let Some(linear) = &self.projector {
+            if let Some(linear) = &self.layers.projector {
                 let dy = MatRef::new(gradients, codes.len(), dim)?;
                 projector.add(cpu, linear, dy, MatRef::new(&sources, codes.len(), linear.inputs())?)?;
             }
         }
-        if self.projector.is_some() {
+        if self.layers.projector.is_some() {
             // The codes themselves are frozen.
             codes.clear();
             rows.clear();

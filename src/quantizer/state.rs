@@ -40,15 +40,8 @@ impl Quantizer {
         if !self.source.is_empty() {
             state.push(("source", F32(&self.source)));
         }
-        let layers = [
-            (["project_in.weight", "project_in.bias"], &self.project_in),
-            (["project_out.weight", "project_out.bias"], &self.project_out),
-            (["projector.weight", "projector.bias"], &self.projector),
-        ];
-        for ([weight, bias], linear) in layers {
-            if let Some(linear) = linear {
-                state.extend([(weight, F32(&linear.weight)), (bias, F32(&linear.bias))]);
-            }
+        for ([weight, bias], linear) in self.layers.named() {
+            state.extend([(weight, F32(&linear.weight)), (bias, F32(&linear.bias))]);
         }
         state.extend([
             ("cluster_size", F32(&self.activity.cluster_size)),
@@ -77,16 +70,9 @@ impl Quantizer {
         if !self.source.is_empty() {
             read("source", F32(&mut self.source))?;
         }
-        let layers = [
-            (["project_in.weight", "project_in.bias"], &mut self.project_in),
-            (["project_out.weight", "project_out.bias"], &mut self.project_out),
-            (["projector.weight", "projector.bias"], &mut self.projector),
-        ];
-        for ([weight, bias], linear) in layers {
-            if let Some(linear) = linear {
-                read(weight, F32(&mut linear.weight))?;
-                read(bias, F32(&mut linear.bias))?;
-            }
+        for ([weight, bias], linear, _) in self.layers.named_mut() {
+            read(weight, F32(&mut linear.weight))?;
+            read(bias, F32(&mut linear.bias))?;
         }
         read("cluster_size", F32(&mut self.activity.cluster_size))?;
         read("exposure", F32(&mut self.activity.exposure))?;
