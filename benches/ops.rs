@@ -2,8 +2,8 @@
 
 #![allow(missing_docs, reason = "criterion's macros")]
 
+use core::hint::black_box;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use std::hint::black_box;
 use vq_kernels::ops::ema::Statistics;
 use vq_kernels::ops::{self, loss, search};
 use vq_kernels::quantizer::{Config, Initial, Quantizer};

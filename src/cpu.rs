@@ -5,8 +5,22 @@ use core::marker::PhantomData;
 
 /// Threads to divide an op's work over. Results never depend on how it is divided.
 ///
-/// Feature `rayon` implements it for `rayon::ThreadPool`; another pool
-/// takes five lines.
+/// Feature `rayon` implements it for `rayon::ThreadPool`. Another pool takes a few lines:
+///
+/// ```
+/// struct Threads(usize);
+/// // SAFETY: one scoped thread for each index, and the scope joins them all.
+/// unsafe impl vq_kernels::Pool for Threads {
+///     fn threads(&self) -> usize {
+///         self.0
+///     }
+///     fn run(&self, tasks: usize, task: &(dyn Fn(usize) + Sync)) {
+///         std::thread::scope(|scope| (0..tasks).for_each(|i| drop(scope.spawn(move || task(i)))));
+///     }
+/// }
+/// let cpu = vq_kernels::Cpu::new().with_pool(&Threads(2));
+/// assert_eq!(cpu.threads(), 2);
+/// ```
 ///
 /// # Safety
 /// [`run`](Self::run) must call `task(i)` exactly once for each `i` in `0..tasks`, and return only
@@ -78,7 +92,8 @@ impl<'p> Cpu<'p> {
 
     /// Number of threads that work is divided over.
     pub fn threads(&self) -> usize {
-        self.pool.map_or(1, |pool| pool.threads().max(1))
+        // More threads than this would not fit any machine, and their products stay within bounds.
+        self.pool.map_or(1, |pool| pool.threads().clamp(1, 1 << 12))
     }
 
     /// Calls `task(first, count)` for consecutive parts of `0..items`, each but the last a multiple
@@ -130,13 +145,25 @@ impl<'a, T> Disjoint<'a, T> {
 mod tests {
     use super::*;
 
+    /// A thread for each task.
+    struct Threads;
+
+    // SAFETY: one scoped thread for each index; the scope joins them.
+    unsafe impl Pool for Threads {
+        fn threads(&self) -> usize {
+            3
+        }
+        fn run(&self, tasks: usize, task: &(dyn Fn(usize) + Sync)) {
+            std::thread::scope(|scope| (0..tasks).for_each(|i| drop(scope.spawn(move || task(i)))));
+        }
+    }
+
     #[test]
     fn divided_work_covers_every_item_once() {
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(3).build().unwrap();
         for items in [0, 1, 95, 96, 97, 1000, 5000] {
             let mut seen = std::vec![0u8; items];
             let parts = Disjoint::new(&mut seen);
-            Cpu::new().with_pool(&pool).divide(items, 96, &|first, count| {
+            Cpu::new().with_pool(&Threads).divide(items, 96, &|first, count| {
                 assert!(first % 96 == 0);
                 // SAFETY: `divide` gives every item to one part.
                 unsafe { parts.range(first, count) }.iter_mut().for_each(|n| *n += 1);

@@ -19,6 +19,12 @@ pub trait Element: sealed::Sealed + Copy + Send + Sync + 'static {
     fn to_f32(self) -> f32;
     /// The elements themselves where they already are f32.
     fn as_f32(elements: &[Self]) -> Option<&[f32]>;
+    /// Room for one row of the largest dimension as f32, where elements must be widened.
+    #[doc(hidden)]
+    type Widened: AsRef<[f32]> + AsMut<[f32]>;
+    /// An empty one.
+    #[doc(hidden)]
+    fn widened() -> Self::Widened;
 }
 
 impl sealed::Sealed for f32 {}
@@ -31,6 +37,11 @@ impl Element for f32 {
     #[inline(always)]
     fn as_f32(elements: &[f32]) -> Option<&[f32]> {
         Some(elements)
+    }
+    type Widened = [f32; 0];
+    #[inline(always)]
+    fn widened() -> [f32; 0] {
+        []
     }
 }
 
@@ -47,6 +58,11 @@ macro_rules! half_element {
             #[inline(always)]
             fn as_f32(_: &[$type]) -> Option<&[f32]> {
                 None
+            }
+            type Widened = [f32; crate::codebook::MAX_DIM];
+            #[inline(always)]
+            fn widened() -> Self::Widened {
+                [0.0; crate::codebook::MAX_DIM]
             }
         }
     };

@@ -74,8 +74,14 @@ pub enum Error {
         /// What is accepted.
         expected: &'static str,
     },
-    /// A sum could leave its integer range: more than 2²² rows fell to one code. What was
-    /// accumulated before the refused call still stands.
+    /// A part of a step was asked for out of turn.
+    Order {
+        /// The method that refused.
+        op: &'static str,
+        /// What must come before it.
+        expected: &'static str,
+    },
+    /// A sum could leave its integer range: more than 2²² rows fell to one code.
     Overflow {
         /// The op that refused.
         op: &'static str,
@@ -112,6 +118,7 @@ impl fmt::Display for Error {
                 write!(f, "{op}: element {index} of {arg} is refused, expected {expected}")
             }
             Self::Config { field, expected } => write!(f, "config: {field}: expected {expected}"),
+            Self::Order { op, expected } => write!(f, "{op}: out of turn, expected {expected} before it"),
             Self::Overflow { op, code } => {
                 write!(f, "{op}: more than 2^22 rows fell to code {code}; apply the statistics more often")
             }

@@ -86,6 +86,7 @@ impl Seeds {
 
 /// What a pass over the data came to.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[non_exhaustive]
 pub struct Pass {
     /// Rows that had a centre.
     pub rows: u64,
@@ -112,10 +113,10 @@ pub struct KMeans {
     rows: u64,
     weight: f64,
     squared: f64,
-    /// The rows farthest from their centres: candidates for empty ones, by distance and value.
-    farthest: BTreeMap<(u32, u64), Vec<f32>>,
+    /// The rows farthest from their centres, and which those are: candidates for empty ones, by distance
+    /// and value.
+    farthest: BTreeMap<(u32, u64), (usize, Vec<f32>)>,
     codes: Vec<u32>,
-    scores: Vec<f32>,
 }
 
 impl KMeans {
@@ -148,7 +149,6 @@ impl KMeans {
             squared: 0.0,
             farthest: BTreeMap::new(),
             codes: Vec::new(),
-            scores: Vec::new(),
         })
     }
 
@@ -163,7 +163,8 @@ impl KMeans {
     ///
     /// # Errors
     /// [`Error::Shape`] where the dimensions differ, [`Error::Value`] for weights outside `0..=1`,
-    /// [`Error::Overflow`] where a centre takes more than 2²² rows in a pass.
+    /// [`Error::Overflow`] where a centre takes more than 2²² rows in a pass (more passes over fewer rows, or
+    /// more centres, then); the pass cannot be gone on with.
     pub fn accumulate(&mut self, cpu: &Cpu, x: MatRef, weights: Option<&[f32]>) -> Result<()> {
         self.assign(cpu, x, weights)?;
         let exponent = ema::exponent(x, &self.codes, weights)?;
@@ -183,8 +184,8 @@ impl KMeans {
     }
 
     /// Ends a pass: moves Lloyd's centres to the means of their rows, refills empty centres with the
-    /// rows that lay farthest from theirs (distinct ones, at most a 64th of the centres and at least
-    /// 64 of them a pass), and starts the next pass.
+    /// rows that lay farthest from theirs (distinct ones, no more than a 64th of the centres, or 64,
+    /// in a pass), and starts the next pass.
     ///
     /// # Errors
     /// None that a caller can cause.
@@ -197,12 +198,19 @@ impl KMeans {
             refilled: 0,
         };
         let mut refilled = Vec::new();
+        let mut taken: Vec<u64> = Vec::new();
         for k in (0..self.hits.len()).filter(|&k| self.hits[k] == 0) {
             pass.empty += 1;
-            if let Some((_, row)) = self.farthest.pop_last() {
-                self.centres[k * self.dim..][..self.dim].copy_from_slice(&row);
-                self.seen[k] = 0.0;
-                refilled.push(k as u32);
+            while let Some(((_, value), (nearest, row))) = self.farthest.pop_last() {
+                // Its centre may have moved onto it, or it may have come twice, at two distances.
+                let doubles = self.centres[nearest * self.dim..][..self.dim] == row[..] || taken.contains(&value);
+                if !doubles {
+                    self.centres[k * self.dim..][..self.dim].copy_from_slice(&row);
+                    self.seen[k] = 0.0;
+                    refilled.push(k as u32);
+                    taken.push(value);
+                    break;
+                }
             }
         }
         pass.refilled = refilled.len();
@@ -213,31 +221,24 @@ impl KMeans {
         Ok(pass)
     }
 
-    /// Codes and scores of a batch, and what the pass wants to know of them.
+    /// Codes of a batch, and what the pass wants to know of them.
     fn assign(&mut self, cpu: &Cpu, x: MatRef, weights: Option<&[f32]>) -> Result<()> {
         self.codes.resize(x.rows(), 0);
-        self.scores.resize(x.rows(), 0.0);
-        crate::ops::search(cpu, x, weights, &self.packed, &mut self.codes, Some(&mut self.scores))?;
+        crate::ops::search(cpu, x, weights, &self.packed, &mut self.codes, None)?;
         let room = (self.hits.len() / 64).max(64);
         for row in 0..x.rows() {
             if self.codes[row] == crate::NO_CODE {
                 continue;
             }
             let k = self.codes[row] as usize;
-            let squares = |row: &[f32]| row.iter().map(|&x| f64::from(x) * f64::from(x)).sum::<f64>();
-            let n = squares(x.row(row));
-            // ‖x − c‖² from the score; cosine's needs ‖c‖² too.
-            let distance = match self.metric {
-                Metric::L2 => n - 2.0 * f64::from(self.scores[row]),
-                Metric::Cosine => {
-                    n + squares(&self.centres[k * self.dim..][..self.dim]) - 2.0 * f64::from(self.scores[row])
-                }
-            };
+            let centre = &self.centres[k * self.dim..][..self.dim];
+            let differences = x.row(row).iter().zip(centre).map(|(&x, &c)| f64::from(x) - f64::from(c));
+            let distance: f64 = differences.map(|t| t * t).sum();
             if !distance.is_finite() {
                 self.codes[row] = crate::NO_CODE;
                 continue;
             }
-            let (distance, weight) = (distance.max(0.0), f64::from(crate::ops::weight(weights, row)));
+            let weight = f64::from(crate::ops::weight(weights, row));
             self.hits[k] += 1;
             self.rows += 1;
             self.weight += weight;
@@ -246,7 +247,7 @@ impl KMeans {
             let key = ((distance as f32).to_bits(), hash(x.row(row)));
             let beats =
                 self.farthest.len() < room || self.farthest.first_key_value().is_some_and(|(&least, _)| key > least);
-            if beats && self.farthest.insert(key, x.row(row).to_vec()).is_none() && self.farthest.len() > room {
+            if beats && self.farthest.insert(key, (k, x.row(row).to_vec())).is_none() && self.farthest.len() > room {
                 self.farthest.pop_first();
             }
         }
@@ -257,7 +258,7 @@ impl KMeans {
     /// empties the statistics.
     fn move_centres(&mut self, cpu: &Cpu, keep: bool) -> Result<()> {
         let mut moved = Vec::new();
-        for k in (0..self.hits.len()).filter(|&k| self.statistics.is_hit(k)) {
+        for k in self.statistics.hits().map(|k| k as usize) {
             let new = self.statistics.weight(k);
             let old = if keep { self.seen[k] } else { 0.0 };
             let centre = &mut self.centres[k * self.dim..][..self.dim];

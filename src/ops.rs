@@ -12,7 +12,7 @@
 //! | [`restart()`] | replaces stale codes by rows of the batch | integers |
 //!
 //! Each file reads in one order: its contract, the checked public function, the naive `reference`,
-//! the kernel, its tests. A *chain* is `s = fma(a_i, b_i, s)` for ascending `i`, in f32. *32 virtual
+//! the kernel. Tests stand in `tests/`. A *chain* is `s = fma(a_i, b_i, s)` for ascending `i`, in f32. *32 virtual
 //! lanes* are 32 such chains, lane `i mod 32`, added up by the tree 16-8-4-2-1. So every instruction
 //! set, number of threads and split of a batch gives the same bits (−0 = +0, all NaN alike).
 
@@ -35,7 +35,7 @@ pub use project::{project, project_backward_input, project_backward_weight};
 pub use restart::restart;
 pub use search::{Candidate, search, search_mth, search_top};
 
-pub(crate) use weights::{check_codes, check_weights, weight};
+pub(crate) use weights::{check_codes, check_rows, check_weights, weight};
 
 /// Rows in a block of a sum over rows: inside, an f32 chain in row order; block sums are added in
 /// ascending order in f64. A batch may be split at multiples of it without changing a bit.

@@ -112,10 +112,9 @@ impl Quantizer {
             normalize_all(&Cpu::new(), &raw, config.dim, &mut codebook)?;
         }
         let packed = PackedCodebook::new(MatRef::new(&codebook, config.codes, config.dim)?, config.metric())?;
-        let (f32s, f64s) = (alloc::vec![0.0f32; config.codes], alloc::vec![0.0f64; config.codes]);
         let mut quantizer = Self {
             statistics: Statistics::new(config.codes, config.dim, 0)?,
-            activity: Activity::new_in(f32s.clone(), f32s, f64s)?,
+            activity: Activity::new(config.codes),
             gradients: Gradients::default(),
             pass: Pass::default(),
             step: 0,
@@ -156,6 +155,11 @@ impl Quantizer {
         self.layers.project_out.as_ref()
     }
 
+    /// From the frozen centres to the codes' space, where codes are learned by [`Learner::Projector`].
+    pub fn projector(&self) -> Option<&Linear> {
+        self.layers.projector.as_ref()
+    }
+
     /// Steps taken.
     pub fn step(&self) -> u64 {
         self.step
@@ -174,6 +178,11 @@ impl Quantizer {
     /// The last step's gradient at `x`, `[rows, inputs]`.
     pub fn last_input_gradient(&self) -> &[f32] {
         &self.pass.dx
+    }
+
+    /// The last step's rows as search saw them, `[rows, dim]`: what restart takes its donors from.
+    pub fn last_searched(&self) -> &[f32] {
+        self.pass.searched(&self.config)
     }
 
     /// The codes that the last step restarted, and why: an optimizer forgets its moments of them.
@@ -236,7 +245,9 @@ impl Quantizer {
         ops::check_codes(OP, codes.len(), codes, self.config.codes)?;
         const BLOCK: usize = 8 * ops::ROW_BLOCK;
         let mut quantized = Vec::new();
-        for (codes, output) in codes.chunks(BLOCK).zip(output.data().chunks_mut(BLOCK * self.config.inputs)) {
+        for (codes, output) in
+            codes.chunks(BLOCK).zip(output.data().chunks_mut(BLOCK.saturating_mul(self.config.inputs)))
+        {
             quantized.resize(codes.len() * self.config.dim, 0.0);
             ops::gather(cpu, codes, self.codebook(), MatMut::new(&mut quantized, codes.len(), self.config.dim)?)?;
             let quantized = MatRef::new(&quantized, codes.len(), self.config.dim)?;

@@ -1,7 +1,14 @@
 //! The number type of the `reference` functions: f32 for the contract, f64 for the oracle.
 
+mod sealed {
+    pub trait Sealed {}
+    impl Sealed for f32 {}
+    impl Sealed for f64 {}
+}
+use sealed::Sealed;
+
 /// A float with a fused multiply-add that is rounded once on every target.
-pub trait Real: num_traits::Float + core::fmt::Debug + 'static {
+pub trait Real: Sealed + num_traits::Float + core::fmt::Debug + 'static {
     /// `self · b + c`, rounded once.
     fn fma(self, b: Self, c: Self) -> Self;
     /// From f64, rounded once.

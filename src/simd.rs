@@ -83,7 +83,7 @@ impl Isa {
     pub const SCALAR: Self = Self(Tier::Scalar);
 
     /// Names that [`from_name`](Self::from_name) knows, on any machine.
-    pub const NAMES: [&'static str; 3] = ["scalar", "avx2", "avx512"];
+    pub const NAMES: &'static [&'static str] = &["scalar", "avx2", "avx512"];
 
     /// AVX2 with FMA, where this machine has both.
     pub fn avx2() -> Option<Self> {

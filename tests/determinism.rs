@@ -293,11 +293,11 @@ fn two_workers_are_one() {
     let new = || Quantizer::new(config, Initial::Normal).unwrap();
     let (mut one, mut a, mut b) = (new(), new(), new());
     for _ in 0..3 {
-        one.accumulate(&cpu, mat(&x, ROWS, INPUTS), None, |_, _| {}).unwrap();
-        a.accumulate(&cpu, mat(&x[..half * INPUTS], half, INPUTS), None, |_, _| {}).unwrap();
-        b.accumulate(&cpu, mat(&x[half * INPUTS..], ROWS - half, INPUTS), None, |_, _| {}).unwrap();
+        one.forward_backward(&cpu, mat(&x, ROWS, INPUTS), None, |_, _| {}).unwrap();
+        a.forward_backward(&cpu, mat(&x[..half * INPUTS], half, INPUTS), None, |_, _| {}).unwrap();
+        b.forward_backward(&cpu, mat(&x[half * INPUTS..], ROWS - half, INPUTS), None, |_, _| {}).unwrap();
         for worker in [&mut one, &mut a, &mut b] {
-            worker.collect(&cpu, 0).unwrap();
+            worker.collect_statistics(&cpu, 0).unwrap();
         }
         let (from_a, from_b) = (a.statistics_mut().clone(), b.statistics_mut().clone());
         a.statistics_mut().merge(&from_b).unwrap();
@@ -319,14 +319,14 @@ fn two_workers_with_rows_of_other_magnitudes_can_merge() {
     );
     let new = || Quantizer::new(config, Initial::Codes(vec![1.0, 5.0])).unwrap();
     let (mut a, mut b) = (new(), new());
-    a.accumulate(&cpu, mat(&[0.9], 1, 1), None, |_, _| {}).unwrap();
-    b.accumulate(&cpu, mat(&[4.5], 1, 1), None, |_, _| {}).unwrap();
+    a.forward_backward(&cpu, mat(&[0.9], 1, 1), None, |_, _| {}).unwrap();
+    b.forward_backward(&cpu, mat(&[4.5], 1, 1), None, |_, _| {}).unwrap();
     let exponent = a.exponent().unwrap().max(b.exponent().unwrap());
-    assert!(a.collect(&cpu, exponent) == Ok(1) && b.collect(&cpu, exponent) == Ok(1));
+    assert!(a.collect_statistics(&cpu, exponent) == Ok(1) && b.collect_statistics(&cpu, exponent) == Ok(1));
     let from_b = b.statistics_mut().clone();
     assert_eq!(a.statistics_mut().merge(&from_b), Ok(()));
     let mut one = new();
-    one.accumulate(&cpu, mat(&[0.9, 4.5], 2, 1), None, |_, _| {}).unwrap();
-    one.collect(&cpu, one.exponent().unwrap()).unwrap();
+    one.forward_backward(&cpu, mat(&[0.9, 4.5], 2, 1), None, |_, _| {}).unwrap();
+    one.collect_statistics(&cpu, one.exponent().unwrap()).unwrap();
     assert_eq!(a.statistics_mut(), one.statistics_mut());
 }

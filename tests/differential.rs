@@ -53,7 +53,8 @@ fn inputs(len: usize, seed: u64) -> Vec<(&'static str, Vec<f32>)> {
 fn each_case(mut check: impl FnMut(&Cpu, &Case, &str)) {
     require_isas();
     for cpu in cpus() {
-        for case in CASES {
+        // Miri interprets: the small cases still reach every tile and tail.
+        for case in CASES.iter().filter(|case| !cfg!(miri) || case.rows * case.codes * case.dim < 12_000) {
             let context = format!("{} {}x{}x{} ({})", cpu.isa().name(), case.rows, case.codes, case.dim, case.why);
             check(&cpu, case, &context);
         }
@@ -64,7 +65,7 @@ fn require_isas() {
     for name in Isa::NAMES {
         if Isa::from_name(name).is_err() {
             eprintln!("skipped: this machine has no {name}");
-            assert_ne!(std::env::var("VQ_REQUIRE_ISA").as_deref(), Ok(name), "VQ_REQUIRE_ISA={name}");
+            assert_ne!(std::env::var("VQ_REQUIRE_ISA").as_deref(), Ok(*name), "VQ_REQUIRE_ISA={name}");
         }
     }
 }

@@ -32,6 +32,7 @@ fn named(error: &Error) -> Vec<String> {
             vec![op.to_string(), arg.to_string(), index.to_string(), expected.to_string()]
         }
         Error::Config { field, expected } => vec![field.to_string(), expected.to_string()],
+        Error::Order { op, expected } => vec![op.to_string(), expected.to_string()],
         Error::Overflow { op, code } => vec![op.to_string(), code.to_string()],
         Error::Isa { name } => vec![name.to_string()],
         // The enum is non-exhaustive: a new variant comes here, and fails.
@@ -57,12 +58,14 @@ fn every_error_is_reached_and_names_its_parts() {
         ops::search(&cpu, mat(&x, 1, 1 + 1), None, &wide_book(), &mut [0u16], None).unwrap_err(),
         ops::search(&cpu, mat(&x, 1, 2), Some(&[2.0]), &book, &mut [0u32], None).unwrap_err(),
         Quantizer::new(Config { decay: 1.0, ..Config::default() }, Initial::Normal).unwrap_err(),
+        Quantizer::new(Config::default(), Initial::Normal).unwrap().update(&cpu).unwrap_err(),
         full.clone().accumulate(&cpu, mat(&[1.0], 1, 1), &[1], None).unwrap_err(),
         Isa::from_name("neon").unwrap_err(),
     ];
     let mut reached: Vec<String> = errors.iter().map(variant).collect();
     reached.sort();
-    let all = ["CodeOutOfRange", "CodeWidth", "Config", "Empty", "Isa", "Overflow", "Shape", "TooLarge", "Value"];
+    let all =
+        ["CodeOutOfRange", "CodeWidth", "Config", "Empty", "Isa", "Order", "Overflow", "Shape", "TooLarge", "Value"];
     assert_eq!(reached, all);
     for error in &errors {
         let message = error.to_string();
@@ -99,8 +102,9 @@ fn a_code_takes_two_to_the_22_rows_and_no_more() {
     assert_eq!((statistics.weight(1), statistics.sum(1).next()), (4_194_304.0, Some(4_194_304.0)));
     let refused = statistics.accumulate(&cpu, mat(&[1.0, 1.0, 1.0], 3, 1), &[0, 1, 0], None);
     assert_eq!(refused, Err(Error::Overflow { op: "accumulate", code: 1 }));
-    // What came before the refused row stands.
-    assert_eq!((statistics.weight(0), statistics.weight(1)), (1.0, 4_194_304.0));
+    // The whole call is refused, with the rows before the one too many.
+    assert_eq!((statistics.weight(0), statistics.weight(1)), (0.0, 4_194_304.0));
+    assert_eq!(statistics.sum(0).next(), Some(0.0));
     let (mut other, before) = (Statistics::new(2, 1, 0).unwrap(), statistics.clone());
     other.accumulate(&cpu, mat(&[0.5], 1, 1), &[1], None).unwrap();
     assert_eq!(statistics.merge(&other), Err(Error::Overflow { op: "merge", code: 1 }));
@@ -439,8 +443,7 @@ impl Restart {
         let (x, mut codebook) = (paint(N * self.x_cols, 1), vec![77.0; K * D]);
         let mut mean = vec![77.0; self.mean.0 * self.mean.1];
         let mut log = [Restarted::default(); 2];
-        let (mut mean_view, mut book_view) =
-            (mat_mut(&mut mean, self.mean.0, self.mean.1), mat_mut(&mut codebook, K, D));
+        let (mean_view, book_view) = (mat_mut(&mut mean, self.mean.0, self.mean.1), mat_mut(&mut codebook, K, D));
         let result = restart::restart(
             mat(&x, N, self.x_cols),
             &vec![self.code; self.codes],
@@ -448,8 +451,8 @@ impl Restart {
             &self.rule,
             0,
             &mut activity,
-            &mut book_view,
-            Some(&mut mean_view),
+            book_view,
+            Some(mean_view),
             &mut vec![0; self.scratch],
             &mut log,
         );
@@ -462,8 +465,12 @@ impl Restart {
 #[test]
 fn restart_checks_every_extent_and_its_rule() {
     assert_eq!(Restart::right().call().map(|summary| summary.restarted), Ok(2));
-    let right = [D, N, N, K, K, D, restart::scratch_len(N)];
-    each_extent_is_checked("restart", right, |[x_cols, codes, weights, activity, mean, mean_cols, scratch]| {
+    // Scratch may be longer than it needs to be.
+    let short = Restart { scratch: restart::scratch_len(N) - 1, ..Restart::right() };
+    assert_eq!(variant(&short.call().unwrap_err()), "Shape");
+    assert!(Restart { scratch: restart::scratch_len(N) + 1, ..Restart::right() }.call().is_ok());
+    let (right, scratch) = ([D, N, N, K, K, D], restart::scratch_len(N));
+    each_extent_is_checked("restart", right, |[x_cols, codes, weights, activity, mean, mean_cols]| {
         Restart { x_cols, codes, weights, activity, mean: (mean, mean_cols), scratch, ..Restart::right() }
             .call()
             .map(|_| ())
@@ -489,7 +496,7 @@ fn an_activity_of_unequal_lengths_is_refused() {
         let restarted = std::panic::catch_unwind(|| {
             let (x, mut codebook) = (paint(N * D, 1), vec![77.0; K * D]);
             let (mut scratch, mut log) = (vec![0; restart::scratch_len(N)], [Restarted::default(); 2]);
-            let mut book = mat_mut(&mut codebook, K, D);
+            let book = mat_mut(&mut codebook, K, D);
             restart::restart(
                 mat(&x, N, D),
                 &[0; N],
@@ -497,7 +504,7 @@ fn an_activity_of_unequal_lengths_is_refused() {
                 &Rule::default(),
                 0,
                 &mut activity(),
-                &mut book,
+                book,
                 None,
                 &mut scratch,
                 &mut log,
@@ -681,9 +688,9 @@ fn settings_that_contradict_each_other_are_refused() {
         (Config { inputs: 0, ..base }, "Empty", "no inputs"),
         (Config { dim: 0, ..base }, "Empty", "no dimensions"),
         (Config { codes: 0, ..base }, "Empty", "no codes"),
-        (Config { commitment: -0.1, ..base }, "Config", "a negative weight"),
-        (Config { commitment: f64::NAN, ..base }, "Config", "a weight that is no number"),
-        (Config { codebook: f64::INFINITY, ..base }, "Config", "an infinite weight"),
+        (Config { commitment_weight: -0.1, ..base }, "Config", "a negative weight"),
+        (Config { commitment_weight: f64::NAN, ..base }, "Config", "a weight that is no number"),
+        (Config { codebook_weight: f64::INFINITY, ..base }, "Config", "an infinite weight"),
         (frozen, "Config", "frozen codes are not restarted"),
         (Config { learner: projector, ..base }, "Config", "projected codes are not restarted"),
         (Config { learner: Learner::Projector { source_dim: 0 }, restart: None, ..base }, "Empty", "no source"),
@@ -737,10 +744,10 @@ fn the_quantizer_checks_every_extent() {
         let result = quantizer.train_step(&cpu, mat(&x, N, cols), Some(&vec![1.0; weights]), |_, _| {});
         unchanged(result, &[format!("{:?}", quantizer.state())], before)
     });
-    assert_eq!(variant(&new().update(&cpu).unwrap_err()), "Config");
+    assert_eq!(variant(&new().update(&cpu).unwrap_err()), "Order");
     let mut quantizer = new();
     quantizer.train_step(&cpu, mat(&[1.0; N * W], N, W), None, |_, _| {}).unwrap();
-    assert_eq!(variant(&quantizer.update(&cpu).unwrap_err()), "Config");
+    assert_eq!(variant(&quantizer.update(&cpu).unwrap_err()), "Order");
 }
 
 #[test]
@@ -816,20 +823,11 @@ fn no_rows_are_no_error() {
     let mut activity = Activity::new_in(vec![0.0f32; K], vec![0.0f32; K], vec![0.0f64; K]).unwrap();
     activity.rows_seen = 1e9;
     let (mut codebook, mut log) = (paint(K * D, 1), [Restarted::default(); K]);
-    let (mut view, mut scratch) = (mat_mut(&mut codebook, K, D), vec![0; restart::scratch_len(0)]);
-    let summary = restart::restart(
-        none(),
-        &[],
-        None,
-        &Rule::default(),
-        0,
-        &mut activity,
-        &mut view,
-        None,
-        &mut scratch,
-        &mut log,
-    );
-    assert_eq!(summary, Ok(Summary { stale: K, restarted: 0 }));
+    let (view, mut scratch) = (mat_mut(&mut codebook, K, D), vec![0; restart::scratch_len(0)]);
+    let summary =
+        restart::restart(none(), &[], None, &Rule::default(), 0, &mut activity, view, None, &mut scratch, &mut log);
+    let summary = summary.unwrap();
+    assert_eq!((summary.stale, summary.restarted), (K, 0));
     let mut seeds = Seeds::new(K, D, 0).unwrap();
     seeds.offer(none()).unwrap();
     assert!(seeds.is_empty());

@@ -459,8 +459,8 @@ fn settings(case: &Case, learner: Learner, normalize: bool, factors: [f64; 2]) -
         normalize,
         restart: None,
         estimator,
-        commitment,
-        codebook,
+        commitment_weight: commitment,
+        codebook_weight: codebook,
         ..Config::default()
     }
 }

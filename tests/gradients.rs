@@ -290,8 +290,8 @@ impl Step {
             estimator: self.estimator,
             decay: 0.9,
             // Neither is 1, nor do they cancel.
-            commitment: 0.4,
-            codebook: 1.7,
+            commitment_weight: 0.4,
+            codebook_weight: 1.7,
             seed: 3,
         }
     }
@@ -356,7 +356,8 @@ impl Step {
             false => through,
         };
         let config = self.config();
-        dot(&output, &fixed.g) + (config.commitment * commitment + config.codebook * codebook) / (weight * DIM as f64)
+        dot(&output, &fixed.g)
+            + (config.commitment_weight * commitment + config.codebook_weight * codebook) / (weight * DIM as f64)
     }
 
     /// Tensors that `apply` must show.

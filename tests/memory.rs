@@ -175,8 +175,8 @@ fn ops_allocate_nothing() {
     allocations("restart", &mut || {
         // Every code has been unhit for long, every time.
         activity.rows_seen += 1e9;
-        let (rule, mut view) = (Rule { share: f64::INFINITY, patience: 1.0, seed: 1 }, mat_mut(&mut donors, K, D));
-        let summary = restart::restart(x, &codes, w, &rule, 1, &mut activity, &mut view, None, &mut scratch, &mut log);
+        let (rule, view) = (Rule { share: f64::INFINITY, patience: 1.0, seed: 1 }, mat_mut(&mut donors, K, D));
+        let summary = restart::restart(x, &codes, w, &rule, 1, &mut activity, view, None, &mut scratch, &mut log);
         assert_eq!(summary.unwrap().stale, K);
     });
     allocations("count, prune, compact, renumber", &mut || {

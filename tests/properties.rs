@@ -479,10 +479,10 @@ proptest! {
         let stale = |code: usize| old.expected_hits(code) >= rule.patience && old.relative_use(code) < rule.share;
         let mut scratch = vec![9; restart::scratch_len(rows)];
         let mut log = vec![Restarted::default(); room];
-        let (mut book_view, mut mean_view) = (mat_mut(&mut codebook, k, dim), mat_mut(&mut mean, k, dim));
+        let (book_view, mean_view) = (mat_mut(&mut codebook, k, dim), mat_mut(&mut mean, k, dim));
         let summary = restart::restart(
             mat(&x, rows, dim), &codes, weights, &rule, 5, &mut activity,
-            &mut book_view, means.then_some(&mut mean_view), &mut scratch, &mut log,
+            book_view, means.then_some(mean_view), &mut scratch, &mut log,
         ).unwrap();
         prop_assert_eq!(summary.stale, (0..k).filter(|&code| stale(code)).count());
         let log = &log[..summary.restarted];

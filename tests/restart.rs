@@ -39,10 +39,10 @@ fn uniform_use_restarts_hardly_any_code() {
             statistics.clear(0);
             statistics.accumulate(&cpu, mat(&x, rows, dim), &codes, None).unwrap();
             activity.observe(0.99, &statistics).unwrap();
-            let mut book = mat_mut(&mut codebook, CODES, dim);
+            let book = mat_mut(&mut codebook, CODES, dim);
             let x = mat(&x, rows, dim);
             let summary =
-                restart(x, &codes, None, &rule, step as u64, &mut activity, &mut book, None, &mut scratch, &mut log);
+                restart(x, &codes, None, &rule, step as u64, &mut activity, book, None, &mut scratch, &mut log);
             most = most.max(summary.unwrap().stale);
             judged |= activity.rows_seen >= rule.patience * CODES as f64;
         }

@@ -39,6 +39,9 @@ impl Failure {
 fn cure(kind: io::ErrorKind) -> Option<&'static str> {
     match kind {
         io::ErrorKind::NotFound => Some("check that the path is spelt right and that its directory exists"),
+        io::ErrorKind::NotADirectory | io::ErrorKind::AlreadyExists => {
+            Some("a file is in the way: choose another place")
+        }
         io::ErrorKind::PermissionDenied => Some("choose a place that you may read and write"),
         io::ErrorKind::ReadOnlyFilesystem => Some("choose a place on a disk that can be written"),
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {

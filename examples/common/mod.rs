@@ -14,6 +14,9 @@ pub mod scenes;
 
 pub mod patches;
 
+// Where it is computed.
+pub mod processor;
+
 // What comes out, and what the person at the terminal sees meanwhile.
 pub mod plots;
 pub mod terminal;

@@ -3,6 +3,7 @@
 use core::fmt::Display;
 use core::sync::atomic::{AtomicBool, Ordering};
 use core::time::Duration;
+use std::io::Write;
 use std::time::Instant;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressFinish, ProgressStyle};
@@ -93,6 +94,12 @@ impl Progress {
             eprintln!("{}: done in {:.0} s", self.label, self.started.elapsed().as_secs_f64());
         }
     }
+}
+
+/// Prints to standard output, which may be a pipe that someone has closed.
+pub fn print(text: &str) -> Result<(), Failure> {
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "{text}").and_then(|()| out.flush()).context(|| "cannot write to standard output".into())
 }
 
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);

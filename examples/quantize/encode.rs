@@ -10,9 +10,10 @@ use vq_kernels::{Cpu, Line, MatMut, MatRef, Metric, NO_CODE, PackedCodebook, ops
 
 use crate::book::{Affine, Book, Linear, check_output, floats, parse_metric, refuse};
 use crate::common::Failure;
+use crate::common::processor::Processor;
 use crate::common::tensors::{SafetensorsFile, StreamWriter};
+use crate::common::terminal::print;
 use crate::common::terminal::{Count, Progress, interrupted};
-use crate::processor::{Processor, print};
 
 /// The most rows in memory at a time.
 const MOST_ROWS: usize = 8192;

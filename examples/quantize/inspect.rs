@@ -9,7 +9,7 @@ use vq_kernels::ops::usage::Usage;
 
 use crate::common::Failure;
 use crate::common::tensors::{Dtype, SafetensorsFile};
-use crate::processor::print;
+use crate::common::terminal::print;
 
 /// The settings that this program, `train_codebook` and PyTorch write beside tensors.
 const KNOWN_METADATA: [&str; 11] =

@@ -19,7 +19,6 @@ mod book;
 mod decode;
 mod encode;
 mod inspect;
-mod processor;
 
 use std::process::ExitCode;
 

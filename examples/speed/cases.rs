@@ -6,8 +6,8 @@ use vq_kernels::rng::Rng;
 use vq_kernels::{Cpu, MAX_CODES, MAX_DIM, MatMut, MatRef, Metric, NO_CODE, PackedCodebook, ops};
 
 use crate::common::Failure;
+use crate::common::processor::Processor;
 use crate::limit::{Copies, Limit};
-use crate::processor::Processor;
 use crate::{Op, Options};
 
 /// Width of the rows that are projected: an encoder's.

@@ -21,8 +21,6 @@
 
 #[path = "../common/mod.rs"]
 mod common;
-#[path = "../quantize/processor.rs"]
-mod processor;
 
 mod cases;
 mod limit;
@@ -37,7 +35,8 @@ use serde_json::{Value, json};
 use cases::{Case, Size};
 use common::Failure;
 use common::failure::run_main;
-use processor::{Processor, print};
+use common::processor::Processor;
+use common::terminal::print;
 
 /// A sample lasts at least this long: the op is called as often as that takes.
 const SAMPLE: Duration = Duration::from_millis(20);

@@ -8,17 +8,17 @@
 use std::time::Instant;
 
 use serde_json::{Value, json};
-use vq_kernels::{Cpu, Isa};
+use vq_kernels::Cpu;
 
 use crate::common::Failure;
 use crate::common::failure::At;
 use crate::common::files::write_atomic;
 use crate::common::plots::bars_svg;
-use crate::common::terminal::{Count, Progress, interrupted};
+use crate::common::terminal::{Count, Progress, interrupted, print};
 use crate::data::Data;
 use crate::options::{Init, Learn, Options};
 use crate::report::{Figures, warn_few_rows};
-use crate::run::{create_writable, thread_pool};
+use crate::run::{create_writable, processor};
 use crate::trainer::{Plan, Trainer};
 
 const SCENES: usize = 512;
@@ -45,10 +45,10 @@ struct Row {
 /// Trains everything, prints and draws the tables.
 pub fn compare(options: &Options) -> Result<(), Failure> {
     create_writable(&options.out)?;
-    let pool = thread_pool(options)?;
-    let cpu = Cpu::with_isa(Isa::from_name(&options.isa)?).with_pool(&pool);
+    let processor = processor(options)?;
+    let (cpu, pool) = (processor.cpu(), processor.pool());
     let mut results = json!({});
-    let data = Data::load(options, options.patch, SCENE_SIZE, SCENES, &pool)?;
+    let data = Data::load(options, options.patch, SCENE_SIZE, SCENES, pool)?;
     let mut published: Vec<Row> = Vec::new();
     for (restart, name, title) in [
         (false, "as_published", "Learners as published: no restart, no l2 norm"),
@@ -74,7 +74,7 @@ pub fn compare(options: &Options) -> Result<(), Failure> {
         published = rows;
     }
     drop(data);
-    let data = Data::load(options, ABLATION_PATCH, ABLATION_SCENE_SIZE, SCENES, &pool)?;
+    let data = Data::load(options, ABLATION_PATCH, ABLATION_SCENE_SIZE, SCENES, pool)?;
     warn_few_rows(data.train.len(), ABLATION_CODES);
     let rows = ablation(options, &data, cpu)?;
     let title = format!("The three fixes, {ABLATION_CODES} codes, rows of {} values", data.train.dim);
@@ -83,7 +83,7 @@ pub fn compare(options: &Options) -> Result<(), Failure> {
     let path = options.out.join("compare.json");
     write_atomic(&path, |out| writeln!(out, "{results:#}").at("write", &path))?;
     if options.json {
-        println!("{results}");
+        print(&results.to_string())?;
     }
     Ok(())
 }

@@ -8,7 +8,8 @@ use crate::common::scenes::render;
 use crate::common::tensors::SafetensorsFile;
 use crate::common::terminal::{Count, Progress, interrupted};
 use crate::options::Options;
-use vq_kernels::Pool;
+use rayon::ThreadPool;
+use rayon::iter::{IntoParallelIterator, ParallelIterator};
 
 /// Share of the images (or rows) that is held out.
 const HELD_OUT: f64 = 1.0 / 16.0;
@@ -43,7 +44,13 @@ pub struct Data {
 
 impl Data {
     /// As the options say; `size` is the side of a rendered scene.
-    pub fn load(options: &Options, patch: usize, size: usize, scenes: usize, pool: &dyn Pool) -> Result<Self, Failure> {
+    pub fn load(
+        options: &Options,
+        patch: usize,
+        size: usize,
+        scenes: usize,
+        pool: Option<&ThreadPool>,
+    ) -> Result<Self, Failure> {
         match (&options.images, &options.features) {
             (Some(path), _) => {
                 let images = load_images(path, true)?;
@@ -138,7 +145,7 @@ impl Data {
 }
 
 /// Scenes rendered on all threads; their seeds follow from the program's.
-fn rendered(scenes: usize, size: usize, seed: u64, pool: &dyn Pool) -> Result<Vec<Rgb>, Failure> {
+fn rendered(scenes: usize, size: usize, seed: u64, pool: Option<&ThreadPool>) -> Result<Vec<Rgb>, Failure> {
     const CHUNK: usize = 32;
     let mut progress = Progress::new("rendering", scenes as u64, Count::Items);
     let mut images = Vec::with_capacity(scenes);
@@ -147,15 +154,12 @@ fn rendered(scenes: usize, size: usize, seed: u64, pool: &dyn Pool) -> Result<Ve
             return Err(Failure::interrupted());
         }
         let first = images.len();
-        let slots: Vec<_> = (0..CHUNK.min(scenes - first)).map(|_| std::sync::Mutex::new(None)).collect();
-        pool.run(slots.len(), &|i| {
-            let scene = render(seed.wrapping_mul(1_000_003).wrapping_add((first + i) as u64), size);
-            // A poisoned lock means that another scene panicked, which ends the program anyway.
-            if let Ok(mut slot) = slots[i].lock() {
-                *slot = Some(scene);
-            }
-        });
-        images.extend(slots.into_iter().filter_map(|slot| slot.into_inner().ok().flatten()));
+        let scene = |i| render(seed.wrapping_mul(1_000_003).wrapping_add(i as u64), size);
+        let chunk = first..(first + CHUNK).min(scenes);
+        match pool {
+            Some(pool) => images.extend(pool.install(|| chunk.into_par_iter().map(scene).collect::<Vec<_>>())),
+            None => images.extend(chunk.map(scene)),
+        }
         progress.tick(images.len() as u64, "scenes");
     }
     progress.done();

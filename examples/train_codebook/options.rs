@@ -125,6 +125,9 @@ pub struct Options {
     pub json: bool,
 }
 
+/// The most rows that one code's statistics take in a step.
+const MOST_ROWS: usize = 1 << 22;
+
 impl Options {
     /// What clap's types do not say.
     pub fn check(&self) -> Result<(), Failure> {
@@ -142,8 +145,8 @@ impl Options {
         if self.steps == 0 || self.save_every == 0 {
             return refuse("--steps and --save-every must be at least 1");
         }
-        if self.threads == Some(0) {
-            return refuse("--threads must be at least 1; leave it out to use all");
+        if self.batch > MOST_ROWS {
+            return refuse(&format!("--batch must be at most {MOST_ROWS}"));
         }
         if self.scenes.is_some_and(|n| n < 2) {
             return refuse("--scenes must be at least 2: one to train on, one held out");

@@ -125,8 +125,8 @@ pub fn draw(out: &Path, figures: &Figures, data: &Data, history: &[(f64, f64)]) 
         &out.join("counts.svg"),
         "How often each code is used (training set)",
         "codes, most used first",
-        "rows",
-        &[("rows per code (unused: 0.1)", &line)],
+        "rows (a code without any is drawn at 0.1)",
+        &[("rows per code", &line)],
         LineOptions { log_y: true, ..LineOptions::default() },
     )?;
     const PICTURES: usize = 6;

@@ -3,14 +3,13 @@
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use rayon::ThreadPool;
 use serde_json::Value;
-use vq_kernels::{Cpu, Isa};
 
 use crate::common::Failure;
-use crate::common::failure::{At, Context};
+use crate::common::failure::At;
 use crate::common::files::{append_line, truncate_log};
-use crate::common::terminal::{Count, Progress, interrupted};
+use crate::common::processor::Processor;
+use crate::common::terminal::{Count, Progress, interrupted, print};
 use crate::data::Data;
 use crate::options::{Init, Learn, Options};
 use crate::report::{Figures, draw};
@@ -42,10 +41,13 @@ pub fn run(options: &Options) -> Result<(), Failure> {
     let started = Instant::now();
     let files = Files::of(&options.out);
     create_writable(&options.out)?;
-    let pool = thread_pool(options)?;
-    let cpu = Cpu::with_isa(Isa::from_name(&options.isa)?);
-    let data = Data::load(options, options.patch, SCENE_SIZE, SCENES, &pool)?;
-    let mut trainer = Trainer::new(plan(options), &data, cpu.with_pool(&pool))?;
+    let processor = processor(options)?;
+    let data = Data::load(options, options.patch, SCENE_SIZE, SCENES, processor.pool())?;
+    if options.resume && !files.checkpoint.exists() {
+        let place = files.checkpoint.display();
+        return Err(Failure::new(format!("there is no checkpoint `{place}` to go on with; leave out --resume")));
+    }
+    let mut trainer = Trainer::new(plan(options), &data, processor.cpu())?;
     let mut history = Vec::new();
     if options.resume {
         trainer.load(&files.checkpoint, &data)?;
@@ -55,8 +57,10 @@ pub fn run(options: &Options) -> Result<(), Failure> {
         history = logged_utilization(&files.log)?;
         eprintln!("resuming at step {step}");
     } else {
-        refuse_overwrite(&files.checkpoint)?;
-        truncate_log(&files.log, |_| false)?;
+        // What an earlier run left must not be taken for this one's.
+        for file in [&files.checkpoint, &files.log] {
+            remove(file)?;
+        }
     }
     train(options, &files, &data, &mut trainer, &mut history)?;
     trainer.export(&files.codebook, &data)?;
@@ -66,7 +70,7 @@ pub fn run(options: &Options) -> Result<(), Failure> {
     figures.print(&trainer, &data, seconds);
     eprintln!("results       {}", options.out.display());
     if options.json {
-        println!("{}", figures.json(&trainer, &data, seconds));
+        print(&figures.json(&trainer, &data, seconds).to_string())?;
     }
     Ok(())
 }
@@ -126,10 +130,10 @@ fn plan(options: &Options) -> Plan {
     }
 }
 
-/// The threads that the options ask for.
-pub fn thread_pool(options: &Options) -> Result<ThreadPool, Failure> {
-    let builder = rayon::ThreadPoolBuilder::new().num_threads(options.threads.unwrap_or(0));
-    builder.build().context(|| "cannot start the threads".into())
+/// The instruction set and the threads that the options ask for.
+pub fn processor(options: &Options) -> Result<Processor, Failure> {
+    let all = || std::thread::available_parallelism().map_or(1, usize::from);
+    Processor::new(&options.isa, options.threads.unwrap_or_else(all))
 }
 
 /// Makes the output directory, and finds out now rather than after the training whether it can be written.
@@ -139,12 +143,11 @@ pub fn create_writable(out: &Path) -> Result<(), Failure> {
     Ok(())
 }
 
-/// A finished or interrupted training is not thrown away unasked.
-fn refuse_overwrite(checkpoint: &Path) -> Result<(), Failure> {
-    if checkpoint.exists() {
-        eprintln!("note: `{}` of an earlier run is replaced at the first save", checkpoint.display());
+fn remove(file: &Path) -> Result<(), Failure> {
+    match std::fs::remove_file(file) {
+        Err(cause) if cause.kind() != std::io::ErrorKind::NotFound => Err(Failure::io("remove", file, &cause)),
+        _ => Ok(()),
     }
-    Ok(())
 }
 
 /// The utilization that a log holds, step by step.

@@ -74,7 +74,7 @@ impl Plan {
             factorize: self.factorize,
             normalize: self.l2,
             restart: (self.restart && !frozen).then(|| Rule { seed: self.seed, ..Rule::default() }),
-            commitment: self.commitment,
+            commitment_weight: self.commitment,
             seed: self.seed,
             ..Config::default()
         }

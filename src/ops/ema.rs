@@ -67,18 +67,53 @@ impl<S: AsRef<[i64]> + AsMut<[i64]>> Statistics<S> {
     /// Empty statistics in `weights` `[K]` and `sums` `[K, dim]`, for rows within ±2^`exponent`.
     ///
     /// # Errors
-    /// [`Error::Shape`] where the lengths do not fit.
+    /// [`Error::Shape`] where the lengths do not fit, [`Error::Empty`] for a `dim` of 0.
     pub fn new_in(mut weights: S, mut sums: S, dim: usize, exponent: i32) -> Result<Self> {
         let codes = weights.as_ref().len();
+        if dim == 0 {
+            return Err(Error::Empty { op: "statistics", arg: "dim" });
+        }
         same("statistics", "length of sums", codes.saturating_mul(dim), sums.as_ref().len())?;
         weights.as_mut().fill(0);
         sums.as_mut().fill(0);
         Ok(Self { weights, sums, dim, exponent: exponent.clamp(-149, 128) })
     }
 
+    /// Statistics that another process sent: its [`as_parts`](Self::as_parts), `dim` and exponent.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] where the lengths do not fit, [`Error::Empty`] for a `dim` of 0,
+    /// [`Error::Value`] for integers that no rows can give.
+    pub fn from_parts(weights: S, sums: S, dim: usize, exponent: i32) -> Result<Self> {
+        const OP: &str = "statistics";
+        let codes = weights.as_ref().len();
+        if dim == 0 {
+            return Err(Error::Empty { op: OP, arg: "dim" });
+        }
+        same(OP, "length of sums", codes.saturating_mul(dim), sums.as_ref().len())?;
+        if let Some(index) = weights.as_ref().iter().position(|n| !(0..=FULL).contains(n)) {
+            return Err(Error::Value { op: OP, arg: "weights", index, expected: "0 to 2^62" });
+        }
+        if let Some(index) = sums.as_ref().iter().position(|s| s.unsigned_abs() > 2 * FULL.unsigned_abs()) {
+            return Err(Error::Value { op: OP, arg: "sums", index, expected: "magnitudes up to 2^63" });
+        }
+        Ok(Self { weights, sums, dim, exponent: exponent.clamp(-149, 128) })
+    }
+
+    /// Weights `[K]` in multiples of 2⁻⁴⁰ and sums `[K, dim]` in multiples of `2^(E−40)`: what workers in
+    /// other processes add up.
+    pub fn as_parts(&self) -> (&[i64], &[i64]) {
+        (self.weights.as_ref(), self.sums.as_ref())
+    }
+
     /// Number of codes.
     pub fn codes(&self) -> usize {
         self.weights.as_ref().len()
+    }
+
+    /// The codes that were hit, ascending.
+    pub fn hits(&self) -> impl Iterator<Item = u32> {
+        (0u32..).zip(self.weights.as_ref()).filter(|(_, n)| **n > 0).map(|(k, _)| k)
     }
 
     /// Dimensions of a row.
@@ -121,7 +156,7 @@ impl<S: AsRef<[i64]> + AsMut<[i64]>> Statistics<S> {
     /// Empties them again, for rows within ±2^`exponent`; only codes that were hit are written.
     pub fn clear(&mut self, exponent: i32) {
         self.exponent = exponent.clamp(-149, 128);
-        let sums = self.sums.as_mut().chunks_exact_mut(self.dim.max(1));
+        let sums = self.sums.as_mut().chunks_exact_mut(self.dim);
         for (n, sum) in self.weights.as_mut().iter_mut().zip(sums) {
             if *n != 0 {
                 *n = 0;
@@ -151,8 +186,8 @@ impl<S: AsRef<[i64]> + AsMut<[i64]>> Statistics<S> {
     ///
     /// # Errors
     /// [`Error::Shape`] where the extents differ; [`Error::Value`] for weights outside `0..=1` or an
-    /// element beyond ±2^`exponent`; [`Error::CodeOutOfRange`] for a code that does not exist; all
-    /// with nothing added. [`Error::Overflow`] where a code would take more than 2²² rows.
+    /// element beyond ±2^`exponent`; [`Error::CodeOutOfRange`] for a code that does not exist;
+    /// [`Error::Overflow`] where a code would take more than 2²² rows; all with nothing added.
     pub fn accumulate(&mut self, cpu: &Cpu, x: MatRef, codes: &[u32], weights: Option<&[f32]>) -> Result<usize> {
         const OP: &str = "accumulate";
         same(OP, "columns of x", self.dim, x.cols())?;
@@ -175,11 +210,11 @@ impl<S: AsRef<[i64]> + AsMut<[i64]>> Statistics<S> {
     /// Adds another worker's statistics: exact, whatever the order of workers.
     ///
     /// # Errors
-    /// [`Error::Shape`] where the shapes or exponents differ, with nothing added;
-    /// [`Error::Overflow`] where a code would take more than 2²² rows.
-    pub fn merge<T: AsRef<[i64]> + AsMut<[i64]>>(&mut self, other: &Statistics<T>) -> Result<()> {
+    /// [`Error::Shape`] where the shapes differ, [`Error::Config`] where the exponents do,
+    /// [`Error::Overflow`] where a code would take more than 2²² rows; all with nothing added.
+    pub fn merge<T: AsRef<[i64]>>(&mut self, other: &Statistics<T>) -> Result<()> {
         const OP: &str = "merge";
-        same(OP, "number of codes", self.codes(), other.codes())?;
+        same(OP, "number of codes", self.codes(), other.weights.as_ref().len())?;
         same(OP, "dim", self.dim, other.dim)?;
         if self.exponent != other.exponent {
             return Err(Error::Config {
@@ -209,6 +244,15 @@ impl Statistics<alloc::vec::Vec<i64>> {
     }
 }
 
+#[cfg(feature = "alloc")]
+impl Activity<alloc::vec::Vec<f32>, alloc::vec::Vec<f64>> {
+    /// `codes` codes, all born now.
+    pub fn new(codes: usize) -> Self {
+        let averages = alloc::vec![0.0; codes];
+        Self { cluster_size: averages.clone(), exposure: averages, last_seen: alloc::vec![0.0; codes], rows_seen: 0.0 }
+    }
+}
+
 /// `value` rounded to an integer, to even; `|value| < 2⁵¹`.
 #[inline(always)]
 fn rounded(value: f64) -> i64 {
@@ -219,6 +263,9 @@ fn rounded(value: f64) -> i64 {
 
 /// The textbook loops of [`Statistics::accumulate`]: `weights` `[K]` and `sums` `[K, dim]` in the
 /// units of the contract. The kernel differs from it only in the width of its registers.
+///
+/// # Panics
+/// Where the extents differ.
 pub fn reference(
     x: MatRef,
     codes: &[u32],
@@ -254,34 +301,50 @@ impl Kernel for Accumulate<'_> {
     type Output = Result<usize>;
     #[inline(always)]
     unsafe fn run<V: Lanes>(self) -> Result<usize> {
-        let dim = self.x.cols();
-        let scale = libm::ldexp(1.0, FRACTION_BITS - self.exponent);
-        let mut left_out = 0;
-        for (row, &code) in self.codes.iter().enumerate() {
-            let w = f64::from(weight(self.weights, row));
+        let Self { x, codes, weights, totals, sums, exponent } = self;
+        let dim = x.cols();
+        // -- weights first: where a code is full, those of the rows before are taken back
+        let (mut left_out, mut full) = (0, None);
+        for (row, &code) in codes.iter().enumerate() {
+            let w = weight(weights, row);
             if code == NO_CODE || w == 0.0 {
                 continue;
             }
-            let x = self.x.row(row);
-            if !x.iter().all(|x| x.is_finite()) {
+            if !x.row(row).iter().all(|x| x.is_finite()) {
                 left_out += 1;
                 continue;
             }
-            let total = &mut self.totals[code as usize];
+            let total = &mut totals[code as usize];
             if *total > FULL - ONE {
-                return Err(Error::Overflow { op: "accumulate", code });
+                full = Some((row, code));
+                break;
             }
-            *total += rounded(w * ONE as f64);
-            // w·x is exact in f64, and so is its product with a power of two: one rounding.
-            let scale = w * scale;
-            let sum = &mut self.sums[code as usize * dim..][..dim];
-            sum.iter_mut().zip(x).for_each(|(sum, &x)| *sum += rounded(f64::from(x) * scale));
+            *total += rounded(f64::from(w) * ONE as f64);
+        }
+        let counted = |row: usize| {
+            let w = weight(weights, row);
+            let usable = codes[row] != NO_CODE && w > 0.0 && x.row(row).iter().all(|x| x.is_finite());
+            usable.then_some((codes[row] as usize, f64::from(w)))
+        };
+        if let Some((end, code)) = full {
+            for (k, w) in (0..end).filter_map(counted) {
+                totals[k] -= rounded(w * ONE as f64);
+            }
+            return Err(Error::Overflow { op: "accumulate", code });
+        }
+        // -- sums: w·x is exact in f64, and so is its product with a power of two: one rounding
+        let unit = libm::ldexp(1.0, FRACTION_BITS - exponent);
+        for row in 0..codes.len() {
+            let Some((k, w)) = counted(row) else { continue };
+            let scale = w * unit;
+            let sum = &mut sums[k * dim..][..dim];
+            sum.iter_mut().zip(x.row(row)).for_each(|(sum, &x)| *sum += rounded(f64::from(x) * scale));
         }
         Ok(left_out)
     }
 }
 
-fn check_decay(decay: f64) -> Result<()> {
+pub(crate) fn check_decay(decay: f64) -> Result<()> {
     match (0.0..1.0).contains(&decay) {
         true => Ok(()),
         false => Err(Error::Config { field: "decay", expected: "a number from 0 up to but not including 1" }),
@@ -375,12 +438,13 @@ impl<F: AsRef<[f32]> + AsMut<[f32]>, D: AsRef<[f64]> + AsMut<[f64]>> Activity<F,
     ///
     /// # Errors
     /// [`Error::Shape`] where the lengths differ.
-    pub fn new_in(mut cluster_size: F, mut exposure: F, mut last_seen: D) -> Result<Self> {
-        cluster_size.as_mut().fill(0.0);
-        exposure.as_mut().fill(0.0);
-        last_seen.as_mut().fill(0.0);
-        let activity = Self { cluster_size, exposure, last_seen, rows_seen: 0.0 };
-        activity.check().map(|()| activity)
+    pub fn new_in(cluster_size: F, exposure: F, last_seen: D) -> Result<Self> {
+        let mut activity = Self { cluster_size, exposure, last_seen, rows_seen: 0.0 };
+        activity.check()?;
+        activity.cluster_size.as_mut().fill(0.0);
+        activity.exposure.as_mut().fill(0.0);
+        activity.last_seen.as_mut().fill(0.0);
+        Ok(activity)
     }
 
     /// One of each for every code.

@@ -3,9 +3,10 @@
 //! codes: `[rows]`; codebook: `[K, dim]`; out: `[rows, dim]`. Its gradient at the codebook is
 //! [`Statistics::accumulate`](super::ema::Statistics::accumulate) of the rows' gradients: an exact sum per code.
 
+use super::check_codes;
 use crate::cpu::{Cpu, Disjoint};
 use crate::element::Code;
-use crate::error::{Error, Result, same};
+use crate::error::{Result, same};
 use crate::matrix::{MatMut, MatRef};
 
 const OP: &str = "gather";
@@ -13,7 +14,8 @@ const OP: &str = "gather";
 /// Copies the code of each row into `out` `[rows, dim]`.
 ///
 /// # Errors
-/// [`Error::Shape`] where the extents differ; [`Error::CodeOutOfRange`] for a code that does not
+/// [`Error::Shape`](crate::Error::Shape) where the extents differ;
+/// [`Error::CodeOutOfRange`](crate::Error::CodeOutOfRange) for a code that does not
 /// exist, with nothing written.
 ///
 /// ```
@@ -31,11 +33,7 @@ pub fn gather<C: Code, T: Copy + Default + Send + Sync>(
 ) -> Result<()> {
     same(OP, "rows of out", codes.len(), out.rows())?;
     same(OP, "columns of out", codebook.cols(), out.cols())?;
-    let none = crate::NO_CODE;
-    let bad = codes.iter().position(|k| k.to_u32() != none && k.to_u32() as usize >= codebook.rows());
-    if let Some(row) = bad {
-        return Err(Error::CodeOutOfRange { op: OP, row, code: codes[row].to_u32(), codes: codebook.rows() });
-    }
+    check_codes(OP, codes.len(), codes, codebook.rows())?;
     let (dim, out) = (codebook.cols(), Disjoint::new(out.data()));
     cpu.divide(codes.len(), super::ROW_BLOCK, &|first, count| {
         // SAFETY: `divide` gives every row to one part.

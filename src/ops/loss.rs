@@ -14,7 +14,7 @@
 //! * [`rotation_backward`] turns and scales it as the code turns and scales the row (Fifty et al.,
 //!   "Restructuring vector quantization with the rotation trick", ICLR 2025, eq. 4 and §4.2).
 
-use super::{ROW_BLOCK, check_weights, lanes32, weight};
+use super::{ROW_BLOCK, chain, check_weights, lanes32, weight};
 use crate::NO_CODE;
 use crate::cpu::{Cpu, Disjoint};
 use crate::error::{Result, same};
@@ -157,6 +157,9 @@ fn rows(cpu: &Cpu, dim: usize, dx: &mut MatMut, task: &(dyn Fn(usize, &mut [f32]
 }
 
 /// The textbook loops of [`squared_error`], generic over the float type; the f32 form is the contract.
+///
+/// # Panics
+/// Where the extents differ.
 pub fn reference<F: Real>(
     x: MatRef<F>,
     quantized: MatRef<F>,
@@ -180,6 +183,9 @@ pub fn reference<F: Real>(
 }
 
 /// The textbook loops of [`squared_error_backward`], generic over the float type.
+///
+/// # Panics
+/// Where the extents differ.
 pub fn reference_backward<F: Real>(
     x: MatRef<F>,
     quantized: MatRef<F>,
@@ -200,6 +206,9 @@ pub fn reference_backward<F: Real>(
 }
 
 /// The textbook loops of [`rotation_backward`], generic over the float type.
+///
+/// # Panics
+/// Where the extents differ.
 pub fn reference_rotation<F: Real>(
     x: MatRef<F>,
     quantized: MatRef<F>,
@@ -247,7 +256,7 @@ impl Turn {
         Self { x: scale * (2.0 * vg - a) / nx, q: -scale * a / nq, g: scale, plain: false }
     }
 
-    #[inline(always)]
+    /// One element, for the reference.
     fn apply<F: Real>(&self, a: F, x: F, b: F, q: F, scale: F, g: F) -> F {
         if self.plain { scale * g } else { a.fma(x, b.fma(q, scale * g)) }
     }
@@ -311,8 +320,9 @@ impl Kernel for Backward<'_> {
             unsafe {
                 let s = V::splat(s);
                 for_lanes::<V>(dim, |i, n| {
-                    let (x, q, d) = (lanes::<V>(x.add(i), n), lanes::<V>(q.add(i), n), lanes::<V>(dx.add(i), n));
-                    super::chain::store(s.mul_add(x.sub(q), d), dx.add(i), n);
+                    let (x, q, d) =
+                        (chain::load::<V>(x.add(i), n), chain::load::<V>(q.add(i), n), chain::load::<V>(dx.add(i), n));
+                    chain::store(s.mul_add(x.sub(q), d), dx.add(i), n);
                 });
             }
         }
@@ -330,16 +340,6 @@ fn for_lanes<V: Lanes>(dim: usize, mut body: impl FnMut(usize, usize)) {
     if i < dim {
         body(i, dim - i);
     }
-}
-
-/// `n` lanes from `p`.
-///
-/// # Safety
-/// `p` is readable for `n` elements; the CPU supports `V`.
-#[inline(always)]
-unsafe fn lanes<V: Lanes>(p: *const f32, n: usize) -> V {
-    // SAFETY: the caller's claim.
-    unsafe { super::chain::load(p, n) }
 }
 
 struct Rotation<'a> {
@@ -366,9 +366,22 @@ impl Kernel for Rotation<'_> {
             // SAFETY: the rows have dim elements each; V by `run`'s caller.
             let dot = |a: &[f32], b: &[f32]| f64::from(unsafe { lanes32::dot::<V>(a.as_ptr(), b.as_ptr(), dim) });
             let turn = Turn::new([dot(x, x), dot(q, q), dot(x, q), dot(x, g), dot(q, g)]);
-            let (a, b, scale) = (turn.x as f32, turn.q as f32, turn.g as f32);
-            for i in 0..dim {
-                dx[i] = turn.apply(a, x[i], b, q[i], scale, g[i]);
+            let [a, b, scale] = [turn.x, turn.q, turn.g].map(|c| c as f32);
+            let (x, q, g, dx) = (x.as_ptr(), q.as_ptr(), g.as_ptr(), dx.as_mut_ptr());
+            // SAFETY: x, q, g and dx have dim elements; V by `run`'s caller.
+            unsafe {
+                let [a, b, scale] = [V::splat(a), V::splat(b), V::splat(scale)];
+                for_lanes::<V>(dim, |i, n| {
+                    let turned = scale.mul(chain::load::<V>(g.add(i), n));
+                    let turned = match turn.plain {
+                        true => turned,
+                        false => {
+                            let (x, q) = (chain::load::<V>(x.add(i), n), chain::load::<V>(q.add(i), n));
+                            a.mul_add(x, b.mul_add(q, turned))
+                        }
+                    };
+                    chain::store(turned, dx.add(i), n);
+                });
             }
         }
     }

@@ -91,6 +91,9 @@ pub fn reference<F: Real>(x: &[F], dim: usize, y: &mut [F], norms: &mut [F]) {
 }
 
 /// The textbook gradient, generic over the float type.
+///
+/// # Panics
+/// Where the extents differ.
 pub fn reference_backward<F: Real>(y: &[F], norms: &[F], dy: &[F], dim: usize, dx: &mut [F]) {
     let dim = dim.max(1);
     for (row, &norm) in norms.iter().enumerate() {

@@ -103,6 +103,9 @@ pub fn project_backward_weight(
 }
 
 /// The textbook loops of [`project`], generic over the float type; the f32 form is the contract.
+///
+/// # Panics
+/// Where the extents differ.
 pub fn reference<F: Real>(x: MatRef<F>, weight: MatRef<F>, bias: Option<&[F]>, y: &mut [F]) {
     for (row, y) in y.chunks_exact_mut(weight.rows().max(1)).enumerate() {
         for (j, y) in y.iter_mut().enumerate() {
@@ -113,6 +116,9 @@ pub fn reference<F: Real>(x: MatRef<F>, weight: MatRef<F>, bias: Option<&[F]>, y
 }
 
 /// The textbook loops of [`project_backward_input`], generic over the float type.
+///
+/// # Panics
+/// Where the extents differ.
 pub fn reference_backward_input<F: Real>(dy: MatRef<F>, weight: MatRef<F>, dx: &mut [F]) {
     for (row, dx) in dx.chunks_exact_mut(weight.cols().max(1)).enumerate() {
         for (i, dx) in dx.iter_mut().enumerate() {
@@ -122,6 +128,9 @@ pub fn reference_backward_input<F: Real>(dy: MatRef<F>, weight: MatRef<F>, dx: &
 }
 
 /// The textbook loops of [`project_backward_weight`], generic over the float type.
+///
+/// # Panics
+/// Where the extents differ.
 pub fn reference_backward_weight<F: Real>(dy: MatRef<F>, x: MatRef<F>, dw: &mut [f64], db: &mut [f64]) {
     for first in (0..x.rows()).step_by(ROW_BLOCK) {
         let rows = first..(first + ROW_BLOCK).min(x.rows());

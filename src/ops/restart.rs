@@ -15,7 +15,7 @@
 //! statistics are reset together, so that the new code survives the next update.
 
 use super::ema::Activity;
-use super::{check_codes, check_weights, weight};
+use super::{check_codes, check_rows, check_weights, weight};
 use crate::NO_CODE;
 use crate::error::{Error, Result, same};
 use crate::matrix::{MatMut, MatRef};
@@ -49,6 +49,7 @@ impl Default for Rule {
 
 /// One replaced code, and why.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[non_exhaustive]
 pub struct Restarted {
     /// The code.
     pub code: u32,
@@ -62,6 +63,7 @@ pub struct Restarted {
 
 /// What a call of [`restart()`] found and did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Summary {
     /// Codes that were stale.
     pub stale: usize,
@@ -69,7 +71,7 @@ pub struct Summary {
     pub restarted: usize,
 }
 
-/// Number of `u32` that [`restart()`] needs as scratch for a batch of `rows`.
+/// Number of `u32` that [`restart()`] needs at least as scratch for a batch of `rows`.
 pub const fn scratch_len(rows: usize) -> usize {
     // A hash table at most half full.
     match rows.checked_mul(2) {
@@ -96,8 +98,8 @@ pub fn restart<F: AsRef<[f32]> + AsMut<[f32]>, D: AsRef<[f64]> + AsMut<[f64]>>(
     rule: &Rule,
     step: u64,
     activity: &mut Activity<F, D>,
-    codebook: &mut MatMut,
-    mut mean: Option<&mut MatMut>,
+    mut codebook: MatMut,
+    mut mean: Option<MatMut>,
     scratch: &mut [u32],
     log: &mut [Restarted],
 ) -> Result<Summary> {
@@ -112,7 +114,14 @@ pub fn restart<F: AsRef<[f32]> + AsMut<[f32]>, D: AsRef<[f64]> + AsMut<[f64]>>(
     }
     check_codes(OP, x.rows(), codes, k)?;
     check_weights(OP, weights, x.rows())?;
-    same(OP, "length of scratch", scratch_len(x.rows()), scratch.len())?;
+    check_rows(OP, x.rows())?;
+    let needed = scratch_len(x.rows());
+    let scratch = match scratch.len() >= needed {
+        true => &mut scratch[..needed],
+        false => {
+            return Err(Error::Shape { op: OP, arg: "length of scratch", expected: needed, got: scratch.len() });
+        }
+    };
     rule.check()?;
     scratch.fill(0);
     let mut donors = Donors {
@@ -138,7 +147,7 @@ pub fn restart<F: AsRef<[f32]> + AsMut<[f32]>, D: AsRef<[f64]> + AsMut<[f64]>>(
         if summary.restarted == log.len() {
             continue;
         }
-        let Some(row) = donors.next(codebook) else { continue };
+        let Some(row) = donors.next(&codebook) else { continue };
         codebook.row(code).copy_from_slice(x.row(row));
         if let Some(mean) = &mut mean {
             mean.row(code).copy_from_slice(x.row(row));

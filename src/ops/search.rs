@@ -19,7 +19,7 @@ mod top;
 pub(crate) use kernel::HalfNorms;
 pub use top::{Candidate, search_mth, search_top};
 
-use super::check_weights;
+use super::{check_rows, check_weights};
 use crate::NO_CODE;
 use crate::codebook::{Line, MAX_CODES, MAX_DIM, Metric, PackedCodebook};
 use crate::cpu::{Cpu, Disjoint};
@@ -60,6 +60,7 @@ pub fn search<E: Element, C: Code>(
     if let Some(scores) = &scores {
         same(OP, "length of scores", x.rows(), scores.len())?;
     }
+    check_rows(OP, x.rows())?;
     check_weights(OP, weights, x.rows())?;
     check_width::<C>(codebook.codes())?;
     let (codebook, codes, scores) = (&codebook.view(), Disjoint::new(codes), scores.map(Disjoint::new));
@@ -76,7 +77,10 @@ pub fn search<E: Element, C: Code>(
 }
 
 /// The textbook loops of [`search`] on an unpacked codebook `[K, dim]`, generic over the float type;
-/// the f32 form is the contract. No weights: mask rows by setting their code.
+/// the f32 form is the contract. No weights: a masked row's code is overwritten afterwards.
+///
+/// # Panics
+/// Where the extents differ.
 pub fn reference<F: Real>(
     x: MatRef<F>,
     codebook: MatRef<F>,
@@ -99,7 +103,7 @@ pub fn reference<F: Real>(
     }
 }
 
-/// One row's score of one code, as the contract defines it.
+/// One row's score of one code, as the contract defines it; elements beyond the shorter are left out.
 pub fn reference_score<F: Real>(x: &[F], code: &[F], metric: Metric) -> F {
     let start = match metric {
         Metric::Cosine => F::zero(),

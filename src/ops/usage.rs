@@ -1,12 +1,13 @@
 //! How often each code is used over a named set of rows; dropping the unused ones.
 
-use super::check_weights;
+use super::{check_codes, check_weights};
 use crate::NO_CODE;
 use crate::element::Code;
 use crate::error::{Error, Result, same};
 
 /// What a set of counts amounts to: a report, outside the bit contract.
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct Usage {
     /// Number of codes.
     pub codes: usize,
@@ -34,10 +35,10 @@ impl Usage {
     }
 }
 
-/// Adds 1 to `counts[k]` `[K]` for each row of code `k` and nonzero weight.
+/// Adds 1 to `counts[k]` `[K]` for each row of code `k` and nonzero weight: weights act as a mask.
 ///
 /// # Errors
-/// [`Error::Value`] for weights outside `0..=1`, [`Error::CodeOutOfRange`] for a code that does not
+/// [`Error::Shape`] where the lengths differ, [`Error::Value`] for weights outside `0..=1`, [`Error::CodeOutOfRange`] for a code that does not
 /// exist; with nothing counted.
 ///
 /// ```
@@ -52,10 +53,7 @@ impl Usage {
 pub fn count<C: Code>(codes: &[C], weights: Option<&[f32]>, counts: &mut [u64]) -> Result<()> {
     const OP: &str = "count";
     check_weights(OP, weights, codes.len())?;
-    let bad = codes.iter().position(|k| k.to_u32() != NO_CODE && k.to_u32() as usize >= counts.len());
-    if let Some(row) = bad {
-        return Err(Error::CodeOutOfRange { op: OP, row, code: codes[row].to_u32(), codes: counts.len() });
-    }
+    check_codes(OP, codes.len(), codes, counts.len())?;
     for (row, k) in codes.iter().enumerate() {
         if k.to_u32() != NO_CODE && super::weight(weights, row) > 0.0 {
             counts[k.to_u32() as usize] += 1;
@@ -71,6 +69,7 @@ pub fn count<C: Code>(codes: &[C], weights: Option<&[f32]>, counts: &mut [u64]) 
 /// [`Error::Shape`] where the lengths differ.
 pub fn prune(counts: &[u64], at_least: u64, remap: &mut [u32]) -> Result<usize> {
     same("prune", "length of remap", counts.len(), remap.len())?;
+    super::check_rows("prune", counts.len())?;
     let mut kept = 0;
     for (new, &n) in remap.iter_mut().zip(counts) {
         *new = if n >= at_least { kept } else { NO_CODE };
@@ -87,6 +86,7 @@ pub fn prune(counts: &[u64], at_least: u64, remap: &mut [u32]) -> Result<usize> 
 pub fn compact<T: Copy>(table: &mut [T], dim: usize, remap: &[u32]) -> Result<()> {
     const OP: &str = "compact";
     same(OP, "length of table", remap.len().saturating_mul(dim), table.len())?;
+    super::check_rows(OP, remap.len())?;
     let mut next = 0;
     for (row, &new) in remap.iter().enumerate() {
         if new != NO_CODE && new != next {
@@ -105,7 +105,7 @@ pub fn compact<T: Copy>(table: &mut [T], dim: usize, remap: &[u32]) -> Result<()
 /// # Errors
 /// [`Error::CodeOutOfRange`] for a code that does not exist, with nothing changed.
 pub fn renumber(codes: &mut [u32], remap: &[u32]) -> Result<()> {
-    super::check_codes("renumber", codes.len(), codes, remap.len())?;
+    check_codes("renumber", codes.len(), codes, remap.len())?;
     for code in codes.iter_mut().filter(|code| **code != NO_CODE) {
         *code = remap[*code as usize];
     }

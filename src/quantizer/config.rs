@@ -2,7 +2,7 @@
 
 use crate::codebook::Metric;
 use crate::error::{Error, Result};
-use crate::ops::restart;
+use crate::ops::{ema, restart};
 
 /// How codes are learned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,9 +52,9 @@ pub struct Config {
     /// Decay β of the moving averages (0.99).
     pub decay: f64,
     /// Weight of the commitment term in the gradient at rows (0.25).
-    pub commitment: f64,
+    pub commitment_weight: f64,
     /// Weight of the codebook term in the gradient at codes or their projector (1).
-    pub codebook: f64,
+    pub codebook_weight: f64,
     /// Seed of the initial weights and codes.
     pub seed: u64,
 }
@@ -74,8 +74,8 @@ impl Default for Config {
             restart: Some(restart::Rule::default()),
             estimator: Estimator::StraightThrough,
             decay: 0.99,
-            commitment: 0.25,
-            codebook: 1.0,
+            commitment_weight: 0.25,
+            codebook_weight: 1.0,
             seed: 0,
         }
     }
@@ -95,12 +95,10 @@ impl Config {
         if !self.factorize && self.inputs != self.dim {
             return refuse("dim", "the same as inputs, or factorize on");
         }
-        if !(0.0..1.0).contains(&self.decay) {
-            return refuse("decay", "a number from 0 up to but not including 1");
-        }
-        let weights_ok = [self.commitment, self.codebook].iter().all(|w| w.is_finite() && *w >= 0.0);
+        ema::check_decay(self.decay)?;
+        let weights_ok = [self.commitment_weight, self.codebook_weight].iter().all(|w| w.is_finite() && *w >= 0.0);
         if !weights_ok {
-            return refuse("commitment, codebook", "finite weights of at least 0");
+            return refuse("commitment_weight, codebook_weight", "finite weights of at least 0");
         }
         if let Some(rule) = self.restart {
             rule.check()?;

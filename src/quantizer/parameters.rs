@@ -18,6 +18,8 @@ pub enum Initial {
     /// Uniform within `±1/codes` (VQGAN's choice).
     Uniform,
     /// Given, `[codes, dim]`; `[codes, source_dim]` frozen centres for [`Learner::Projector`].
+    ///
+    /// With [`Learner::Ema`] they have no weight yet: a code's first hit makes the rows' mean its own.
     Codes(Vec<f32>),
 }
 
@@ -126,9 +128,10 @@ impl Layers {
     ];
 
     /// The layers that there are, with their names and slots.
-    pub fn named(&self) -> impl Iterator<Item = ([&'static str; 2], &Linear)> {
+    pub fn named(&self) -> impl Iterator<Item = ([&'static str; 2], &Linear, usize)> {
         let layers = [&self.project_in, &self.project_out, &self.projector];
-        Self::NAMES.into_iter().zip(layers).filter_map(|(names, layer)| Some((names, layer.as_ref()?)))
+        let slots = Self::NAMES.into_iter().zip(layers).enumerate();
+        slots.filter_map(|(slot, (names, layer))| Some((names, layer.as_ref()?, slot)))
     }
 
     /// The same, to be changed.
@@ -176,6 +179,18 @@ pub(super) struct Gradients {
     rows: Vec<f32>,
 }
 
+impl Gradients {
+    /// None, keeping the room for them.
+    pub fn clear(&mut self) {
+        for layer in &mut self.layers {
+            layer.weight.clear();
+            layer.bias.clear();
+        }
+        self.codes.clear();
+        self.rows.clear();
+    }
+}
+
 /// One parameter tensor, or one row of it, and its gradient.
 #[derive(Debug)]
 pub struct Update<'a> {
@@ -194,7 +209,8 @@ const BLOCK: usize = 8 * ops::ROW_BLOCK;
 
 impl Quantizer {
     /// Gives each parameter and its gradient of the last step to `optimize`, then brings the codebook
-    /// up to date. Codes that were not hit have no gradient and are not visited.
+    /// up to date. Codes that were not hit have no gradient and are not visited. The gradients are used
+    /// up: a second call visits nothing.
     ///
     /// # Errors
     /// None that a caller can cause.
@@ -212,19 +228,44 @@ impl Quantizer {
             }
         }
         let dim = self.config.dim;
-        let (name, learned) = match self.config.normalize {
-            true => ("latent", &mut self.latent),
-            false => ("codebook", &mut self.codebook),
-        };
+        let name = self.learned_codes();
+        let learned = if self.config.normalize { &mut self.latent } else { &mut self.codebook };
         for (&k, gradient) in self.gradients.codes.iter().zip(self.gradients.rows.chunks_exact(dim)) {
             let offset = k as usize * dim;
             optimize(Update { name, offset, values: &mut learned[offset..offset + dim], gradient });
         }
-        match self.config.learner {
+        let refreshed = match self.config.learner {
             Learner::Projector { .. } => self.refresh(cpu),
             Learner::Gradient => self.refresh_hit(cpu),
             Learner::Ema | Learner::Frozen => Ok(()),
+        };
+        self.gradients.clear();
+        refreshed
+    }
+
+    /// Shows each gradient of the last step, by name and offset as [`apply`](Self::apply) will: for a norm
+    /// over all of them.
+    pub fn gradients(&self, mut visit: impl FnMut(&'static str, usize, &[f32])) {
+        let mut gradient = Vec::new();
+        for (names, _, slot) in self.layers.named() {
+            let exact = &self.gradients.layers[slot];
+            for (name, exact) in names.into_iter().zip([&exact.weight, &exact.bias]) {
+                gradient.clear();
+                gradient.extend(exact.iter().map(|&g| g as f32));
+                if !gradient.is_empty() {
+                    visit(name, 0, &gradient);
+                }
+            }
         }
+        let (dim, name) = (self.config.dim, self.learned_codes());
+        for (&k, gradient) in self.gradients.codes.iter().zip(self.gradients.rows.chunks_exact(dim)) {
+            visit(name, k as usize * dim, gradient);
+        }
+    }
+
+    /// The tensor that codes are learned in.
+    fn learned_codes(&self) -> &'static str {
+        if self.config.normalize { "latent" } else { "codebook" }
     }
 
     /// The whole codebook from what it is learned by, and its packed form.
@@ -267,11 +308,11 @@ impl Quantizer {
     pub(super) fn code_gradients(&mut self, cpu: &Cpu) -> Result<()> {
         let dim = self.config.dim;
         let elements = self.statistics.total() * dim as f64;
-        let scale = if elements > 0.0 { 2.0 * self.config.codebook / elements } else { 0.0 };
+        let scale = if elements > 0.0 { 2.0 * self.config.codebook_weight / elements } else { 0.0 };
         let Gradients { codes, rows, layers } = &mut self.gradients;
         let projector = &mut layers[Layers::PROJECTOR];
         codes.clear();
-        codes.extend((0..self.config.codes).filter(|&k| self.statistics.is_hit(k)).map(|k| k as u32));
+        codes.extend(self.statistics.hits());
         rows.clear();
         for &k in codes.iter() {
             let (k, n) = (k as usize, self.statistics.weight(k as usize));

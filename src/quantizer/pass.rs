@@ -12,9 +12,10 @@ use crate::ops;
 use crate::ops::loss::{self, SquaredError};
 use crate::ops::restart::Restarted;
 
-/// A step's rows, kept from step to step so that nothing is allocated again.
+/// A step's rows, kept from step to step so that its large buffers are allocated once.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Pass {
+    /// Rows before normalization: projected, or a copy of what came in.
     pub z: Vec<f32>,
     pub unit: Vec<f32>,
     pub norms: Vec<f32>,
@@ -30,60 +31,59 @@ pub(super) struct Pass {
     pub restarted: Vec<Restarted>,
 }
 
+impl Pass {
+    /// The rows that search sees.
+    pub fn searched(&self, config: &Config) -> &[f32] {
+        if config.normalize { &self.unit } else { &self.z }
+    }
+}
+
 impl Quantizer {
     /// `z`, unit rows, codes and quantized rows of the pass.
     pub(super) fn forward(&mut self, cpu: &Cpu, x: MatRef, weights: Option<&[f32]>) -> Result<()> {
         let (rows, dim) = (x.rows(), self.config.dim);
         let pass = &mut self.pass;
         pass.z.clear();
-        pass.unit.clear();
-        if let Some(linear) = &self.layers.project_in {
-            pass.z.resize(rows * dim, 0.0);
-            linear.forward(cpu, x, MatMut::new(&mut pass.z, rows, dim)?)?;
+        match &self.layers.project_in {
+            Some(linear) => {
+                pass.z.resize(rows * dim, 0.0);
+                linear.forward(cpu, x, MatMut::new(&mut pass.z, rows, dim)?)?;
+            }
+            None => pass.z.extend_from_slice(x.data()),
         }
         if self.config.normalize {
             pass.unit.resize(rows * dim, 0.0);
             pass.norms.resize(rows, 0.0);
-            let z = unnormalized(&self.config, &pass.z, x)?;
-            ops::normalize(cpu, z, MatMut::new(&mut pass.unit, rows, dim)?, Some(&mut pass.norms))?;
+            let unit = MatMut::new(&mut pass.unit, rows, dim)?;
+            ops::normalize(cpu, MatRef::new(&pass.z, rows, dim)?, unit, Some(&mut pass.norms))?;
         }
         let mut codes = core::mem::take(&mut pass.codes);
         codes.resize(rows, NO_CODE);
-        let found =
-            ops::search(cpu, searched(&self.config, &pass.unit, &pass.z, x)?, weights, &self.packed, &mut codes, None);
-        self.pass.codes = codes;
-        found?;
+        let seen = MatRef::new(pass.searched(&self.config), rows, dim)?;
+        let found = ops::search(cpu, seen, weights, &self.packed, &mut codes, None);
         // An infinity may win a code, but has no gradient: rows that are not finite are not trained on.
-        let rows_seen = searched(&self.config, &self.pass.unit, &self.pass.z, x)?;
-        for (row, code) in self.pass.codes.iter_mut().enumerate() {
-            let finite = |row: &[f32]| row.iter().all(|x| x.is_finite());
-            if *code != NO_CODE && !(finite(x.row(row)) && finite(rows_seen.row(row))) {
+        let finite = |row: &[f32]| row.iter().all(|x| x.is_finite());
+        for (row, code) in codes.iter_mut().enumerate() {
+            if *code != NO_CODE && !(finite(x.row(row)) && finite(seen.row(row))) {
                 *code = NO_CODE;
             }
         }
+        self.pass.codes = codes;
+        found?;
         self.pass.quantized.resize(rows * dim, 0.0);
         let codebook = MatRef::new(&self.codebook, self.config.codes, dim)?;
         ops::gather(cpu, &self.pass.codes, codebook, MatMut::new(&mut self.pass.quantized, rows, dim)?)
     }
 
     /// The loss terms, with the commitment's sum for its gradient.
-    pub(super) fn losses(&mut self, cpu: &Cpu, x: MatRef, weights: Option<&[f32]>) -> Result<(Report, SquaredError)> {
-        let (rows, dim, pass) = (x.rows(), self.config.dim, &self.pass);
+    pub(super) fn losses(&mut self, cpu: &Cpu, weights: Option<&[f32]>) -> Result<(Report, SquaredError)> {
+        let (rows, dim, pass) = (self.pass.codes.len(), self.config.dim, &self.pass);
         let quantized = MatRef::new(&pass.quantized, rows, dim)?;
-        let z = unnormalized(&self.config, &pass.z, x)?;
+        let z = MatRef::new(&pass.z, rows, dim)?;
         let (mut codebook, mut commitment) = (SquaredError::default(), SquaredError::default());
         loss::squared_error(cpu, z, quantized, &pass.codes, weights, &mut commitment)?;
-        match self.config.normalize {
-            true => loss::squared_error(
-                cpu,
-                searched(&self.config, &pass.unit, &pass.z, x)?,
-                quantized,
-                &pass.codes,
-                weights,
-                &mut codebook,
-            )?,
-            false => codebook = commitment,
-        }
+        let searched = MatRef::new(pass.searched(&self.config), rows, dim)?;
+        loss::squared_error(cpu, searched, quantized, &pass.codes, weights, &mut codebook)?;
         let coded = pass.codes.iter().filter(|&&k| k != NO_CODE).count();
         let wanted = weights.map_or(rows, |w| w.iter().filter(|&&w| w > 0.0).count());
         let lengths = (0..rows).filter(|&row| pass.codes[row] != NO_CODE).map(|row| match self.config.normalize {
@@ -144,7 +144,8 @@ impl Quantizer {
         match self.config.estimator {
             Estimator::StraightThrough => loss::straight_through_backward(cpu, &pass.codes, dquantized, dz)?,
             Estimator::Rotation => {
-                let searched = searched(&self.config, &pass.unit, &pass.z, x)?;
+                let searched = if self.config.normalize { &pass.unit } else { &pass.z };
+                let searched = MatRef::new(searched, rows, dim)?;
                 loss::rotation_backward(cpu, searched, quantized, &pass.codes, dquantized, dz)?;
             }
         }
@@ -155,11 +156,15 @@ impl Quantizer {
             ops::normalize_backward(cpu, unit, &pass.norms, dunit, MatMut::new(&mut pass.dz, rows, dim)?)?;
         }
         clear_uncoded(&pass.codes, dim, &mut pass.dz);
+        // A row of tiny length has a gradient beyond f32: it would make NaN of the weights' (∞ · 0).
+        let finite = |row: &[f32]| row.iter().all(|x| x.is_finite());
+        pass.dz.chunks_exact_mut(dim).filter(|row| !finite(row)).for_each(|row| row.fill(0.0));
         // -- commitment, on un-normalized rows
         let elements = commitment.weight * dim as f64;
         if elements > 0.0 {
-            let scale = (2.0 * self.config.commitment / elements) as f32;
-            let z = unnormalized(&self.config, &pass.z, x)?;
+            // Weights near the smallest f32 would take the factor out of its range: beyond it, no gradient.
+            let scale = Some((2.0 * self.config.commitment_weight / elements) as f32).filter(|s| s.is_finite());
+            let (scale, z) = (scale.unwrap_or(0.0), MatRef::new(&pass.z, rows, dim)?);
             let dz = MatMut::new(&mut pass.dz, rows, dim)?;
             loss::squared_error_backward(
                 cpu,
@@ -176,15 +181,13 @@ impl Quantizer {
             Some(linear) => {
                 let dz = MatRef::new(&pass.dz, rows, dim)?;
                 // The weight's gradient multiplies by x: 0 · NaN must not come in from rows without a code.
-                let trained = match pass.codes.contains(&NO_CODE) {
-                    true => {
-                        let mut copy = x.data().to_vec();
-                        clear_uncoded(&pass.codes, inputs, &mut copy);
-                        Some(copy)
-                    }
-                    false => None,
-                };
-                let x = trained.as_deref().map_or(Ok(x), |copy| MatRef::new(copy, rows, inputs))?;
+                let uncoded = pass.codes.iter().enumerate().filter(|(_, code)| **code == NO_CODE);
+                let mut trained = Vec::new();
+                if uncoded.into_iter().any(|(row, _)| !x.row(row).iter().all(|x| x.is_finite())) {
+                    trained.extend_from_slice(x.data());
+                    clear_uncoded(&pass.codes, inputs, &mut trained);
+                }
+                let x = if trained.is_empty() { x } else { MatRef::new(&trained, rows, inputs)? };
                 self.gradients.layers[Layers::PROJECT_IN].of(cpu, linear, dz, x)?;
                 pass.dx.resize(rows * inputs, 0.0);
                 ops::project_backward_input(cpu, dz, linear.weight(), MatMut::new(&mut pass.dx, rows, inputs)?)?;
@@ -196,19 +199,6 @@ impl Quantizer {
         }
         Ok(())
     }
-}
-
-/// The rows that search sees: the last of unit rows, projected rows and `x` that there is.
-fn searched<'a>(config: &Config, unit: &'a [f32], z: &'a [f32], x: MatRef<'a>) -> Result<MatRef<'a>> {
-    match config.normalize {
-        true => MatRef::new(unit, x.rows(), config.dim),
-        false => unnormalized(config, z, x),
-    }
-}
-
-/// Rows before normalization: projected, or `x` itself.
-fn unnormalized<'a>(config: &Config, z: &'a [f32], x: MatRef<'a>) -> Result<MatRef<'a>> {
-    if config.factorize { MatRef::new(z, x.rows(), config.dim) } else { Ok(x) }
 }
 
 /// Zeros the rows that have no code.

@@ -29,8 +29,9 @@ pub enum StateMut<'a> {
 }
 
 impl Quantizer {
-    /// Names and values of the whole state: codes, layers, moving averages, counters. With the same
-    /// configuration, [`restore`](Self::restore) of it goes on with the same bits.
+    /// Names and values of the whole state between two steps (after [`apply`](Self::apply)): codes, layers,
+    /// moving averages, counters. With the same configuration, [`restore`](Self::restore) of it goes on
+    /// with the same bits.
     pub fn state(&self) -> Vec<(&'static str, StateRef<'_>)> {
         use StateRef::{F32, F64, U64};
         let mut state = alloc::vec![("codebook", F32(&self.codebook))];
@@ -40,7 +41,7 @@ impl Quantizer {
         if !self.source.is_empty() {
             state.push(("source", F32(&self.source)));
         }
-        for ([weight, bias], linear) in self.layers.named() {
+        for ([weight, bias], linear, _) in self.layers.named() {
             state.extend([(weight, F32(&linear.weight)), (bias, F32(&linear.bias))]);
         }
         state.extend([
@@ -53,7 +54,8 @@ impl Quantizer {
         state
     }
 
-    /// Fills every tensor of the state through `read`, which is given its name and place.
+    /// Fills every tensor of the state through `read`, which is given its name and place. What `read`
+    /// leaves alone stays as it is; nothing is derived from it again (the codebook is a tensor of its own).
     ///
     /// # Errors
     /// What `read` returns, and [`Error::Config`] for values that no state has. The quantizer is then
@@ -109,7 +111,8 @@ impl Quantizer {
         let averages = activity.cluster_size.iter().chain(&activity.exposure);
         let rows = activity.last_seen.iter().chain(core::slice::from_ref(&activity.rows_seen));
         match averages.into_iter().all(|x| *x >= 0.0 && x.is_finite())
-            && rows.into_iter().all(|x| *x >= 0.0 && x.is_finite())
+            && rows.into_iter().all(|x| (0.0..=self.activity.rows_seen).contains(x))
+            && activity.rows_seen.is_finite()
         {
             true => Ok(()),
             false => Err(Error::Config { field: "state", expected: "finite averages and counters of at least 0" }),

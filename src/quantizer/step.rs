@@ -2,6 +2,7 @@
 
 use alloc::vec::Vec;
 
+use super::pass::Pass;
 use super::{Learner, Quantizer};
 use crate::cpu::Cpu;
 use crate::error::{Error, Result, same};
@@ -14,12 +15,13 @@ use crate::ops::restart::{self, Restarted};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Phase {
     Idle,
-    Accumulated,
+    Passed,
     Collected,
 }
 
 /// The two loss terms of a step, unweighted means over elements.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[non_exhaustive]
 pub struct Loss {
     /// `mean ‖sg(ẑ) − e‖²`: moves codes towards rows.
     pub codebook: f64,
@@ -29,6 +31,7 @@ pub struct Loss {
 
 /// What a training step found.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[non_exhaustive]
 pub struct Report {
     /// The loss terms.
     pub loss: Loss,
@@ -45,7 +48,8 @@ pub struct Report {
 }
 
 impl Quantizer {
-    /// One step: [`accumulate`](Self::accumulate), [`collect`](Self::collect), [`update`](Self::update).
+    /// One step: [`forward_backward`](Self::forward_backward),
+    /// [`collect_statistics`](Self::collect_statistics), [`update`](Self::update). No rows: nothing is done.
     ///
     /// `head` is the rest of the model: it sees the output `[rows, inputs]` and writes the loss's
     /// gradient there. Then [`apply`](Self::apply) gives the optimizer its turn. A row of
@@ -61,17 +65,22 @@ impl Quantizer {
         weights: Option<&[f32]>,
         head: impl FnOnce(MatRef, &mut [f32]),
     ) -> Result<Report> {
-        let mut report = self.accumulate(cpu, x, weights, head)?;
-        report.active = self.collect(cpu, self.exponent()?)?;
+        let mut report = self.forward_backward(cpu, x, weights, head)?;
+        if x.rows() == 0 {
+            self.phase = Phase::Idle;
+            return Ok(report);
+        }
+        report.active = self.collect_statistics(cpu, self.exponent()?)?;
         report.restart = self.update(cpu)?;
         Ok(report)
     }
 
-    /// The worker's part of a step: forward, losses, backward.
+    /// The worker's part of a step: forward, losses, backward. (The report's `active` and `restart` come
+    /// from the other parts.) Gradients of the projections are those of this worker's mean loss.
     ///
     /// # Errors
     /// [`Error::Shape`] where the extents differ, [`Error::Value`] for weights outside `0..=1`.
-    pub fn accumulate(
+    pub fn forward_backward(
         &mut self,
         cpu: &Cpu,
         x: MatRef,
@@ -81,81 +90,104 @@ impl Quantizer {
         const OP: &str = "train_step";
         same(OP, "columns of x", self.config.inputs, x.cols())?;
         ops::check_weights(OP, weights, x.rows())?;
+        ops::check_rows(OP, x.rows())?;
         self.phase = Phase::Idle;
+        // What an earlier step left must not be applied again.
+        self.gradients.clear();
         self.forward(cpu, x, weights)?;
-        let (report, commitment) = self.losses(cpu, x, weights)?;
+        let (report, commitment) = self.losses(cpu, weights)?;
         self.backward(cpu, x, weights, commitment, head)?;
-        // `collect` and `update` need the searched rows, which here are the caller's own.
-        if !self.config.normalize && !self.config.factorize {
-            self.pass.z.extend_from_slice(x.data());
-        }
         self.pass.weights = weights.map(<[f32]>::to_vec);
-        self.phase = Phase::Accumulated;
+        self.phase = Phase::Passed;
         Ok(report)
     }
 
-    /// The exponent that this worker's rows ask for; workers [`collect`](Self::collect) with the largest
-    /// of theirs.
+    /// The exponent that this worker's rows ask for; workers
+    /// [`collect_statistics`](Self::collect_statistics) with the largest of theirs.
     ///
     /// # Errors
-    /// [`Error::Config`] where no [`accumulate`](Self::accumulate) came before.
+    /// [`Error::Order`] where no [`forward_backward`](Self::forward_backward) came before.
     pub fn exponent(&self) -> Result<i32> {
         if self.phase == Phase::Idle {
-            return Err(Error::Config { field: "exponent", expected: "an accumulate before" });
+            return Err(Error::Order { op: "exponent", expected: "forward_backward" });
         }
         match self.config.normalize {
             true => Ok(0),
-            false => ema::exponent(self.donors()?, &self.pass.codes, self.pass.weights.as_deref()),
+            false => {
+                let (pass, dim) = (&self.pass, self.config.dim);
+                let rows = MatRef::new(pass.searched(&self.config), pass.codes.len(), dim)?;
+                ema::exponent(rows, &pass.codes, pass.weights.as_deref())
+            }
         }
     }
 
-    /// Sums the rows of the last [`accumulate`](Self::accumulate) by code, exactly, in units that
+    /// Sums the rows of the last [`forward_backward`](Self::forward_backward) by code, exactly, in units that
     /// `exponent` sets. Returns how many distinct codes were hit. Workers then merge their
     /// [`statistics_mut`](Self::statistics_mut).
     ///
     /// # Errors
-    /// [`Error::Config`] where no `accumulate` came before; [`Error::Value`] for an exponent below
+    /// [`Error::Order`] where no `forward_backward` came before; [`Error::Value`] for an exponent below
     /// [`exponent`](Self::exponent); [`Error::Overflow`] where one code takes more than 2²² rows.
-    pub fn collect(&mut self, cpu: &Cpu, exponent: i32) -> Result<usize> {
+    pub fn collect_statistics(&mut self, cpu: &Cpu, exponent: i32) -> Result<usize> {
         if self.phase == Phase::Idle {
-            return Err(Error::Config { field: "collect", expected: "an accumulate before each collect" });
+            return Err(Error::Order { op: "collect_statistics", expected: "forward_backward" });
         }
-        self.phase = Phase::Accumulated;
+        self.phase = Phase::Passed;
         self.statistics.clear(exponent);
-        let rows = if self.config.normalize { &self.pass.unit } else { &self.pass.z };
-        let rows = MatRef::new(rows, self.pass.codes.len(), self.config.dim)?;
+        let rows = MatRef::new(self.pass.searched(&self.config), self.pass.codes.len(), self.config.dim)?;
         self.statistics.accumulate(cpu, rows, &self.pass.codes, self.pass.weights.as_deref())?;
         self.phase = Phase::Collected;
-        Ok((0..self.config.codes).filter(|&k| self.statistics.is_hit(k)).count())
-    }
-
-    /// The rows of the last pass as search saw them: what statistics sum and what restart takes from.
-    fn donors(&self) -> Result<MatRef<'_>> {
-        let rows = if self.config.normalize { &self.pass.unit } else { &self.pass.z };
-        MatRef::new(rows, self.pass.codes.len(), self.config.dim)
+        Ok(self.statistics.hits().count())
     }
 
     /// This worker's statistics, to be merged with those of others between
-    /// [`collect`](Self::collect) and [`update`](Self::update).
+    /// [`collect_statistics`](Self::collect_statistics) and [`update`](Self::update).
     pub fn statistics_mut(&mut self) -> &mut Statistics<Vec<i64>> {
         &mut self.statistics
     }
 
-    /// The common part of a step: codes from the (merged) statistics, activity, restart. Workers that
-    /// hold the same statistics and the same batch of donors stay equal bit for bit.
+    /// The common part of a step: codes from the (merged) statistics, activity, restart with donors from
+    /// this worker's own rows.
     ///
     /// # Errors
-    /// [`Error::Config`] where no [`collect`](Self::collect) came before.
+    /// [`Error::Order`] where no [`collect_statistics`](Self::collect_statistics) came before.
     pub fn update(&mut self, cpu: &Cpu) -> Result<restart::Summary> {
+        // The pass is lent to `update_with` as donors, and put back.
+        let pass = core::mem::take(&mut self.pass);
+        let donors = MatRef::new(pass.searched(&self.config), pass.codes.len(), self.config.dim);
+        let summary = donors.and_then(|donors| self.update_with(cpu, donors, &pass.codes, pass.weights.as_deref()));
+        let (scratch, restarted) = (core::mem::take(&mut self.pass.scratch), core::mem::take(&mut self.pass.restarted));
+        self.pass = Pass { scratch, restarted, ..pass };
+        summary
+    }
+
+    /// [`update`](Self::update) with donors for restart that all workers share: rows `[rows, dim]` as
+    /// search sees them ([`last_searched`](Self::last_searched)), their codes and weights. Workers that
+    /// hold the same statistics and the same donors stay equal bit for bit.
+    ///
+    /// # Errors
+    /// [`Error::Order`] where no [`collect_statistics`](Self::collect_statistics) came before; as
+    /// [`restart`](ops::restart()) for the donors.
+    pub fn update_with(
+        &mut self,
+        cpu: &Cpu,
+        donors: MatRef,
+        codes: &[u32],
+        weights: Option<&[f32]>,
+    ) -> Result<restart::Summary> {
         if self.phase != Phase::Collected {
-            return Err(Error::Config { field: "update", expected: "a collect before each update" });
+            return Err(Error::Order { op: "update", expected: "collect_statistics" });
         }
+        // Refused donors must leave the quantizer as it was.
+        same("update", "columns of donors", self.config.dim, donors.cols())?;
+        ops::check_codes("update", donors.rows(), codes, self.config.codes)?;
+        ops::check_weights("update", weights, donors.rows())?;
         self.phase = Phase::Idle;
         self.pass.restarted.clear();
         let mut changed = Vec::new();
         match self.config.learner {
             Learner::Ema => {
-                changed.extend((0..self.config.codes).filter(|&k| self.statistics.is_hit(k)).map(|k| k as u32));
+                changed.extend(self.statistics.hits());
                 self.update_means(cpu)?;
             }
             Learner::Gradient | Learner::Projector { .. } => self.code_gradients(cpu)?,
@@ -163,13 +195,13 @@ impl Quantizer {
         }
         self.activity.observe(self.config.decay, &self.statistics)?;
         let summary = match self.config.restart {
-            Some(rule) => self.restart_stale(&rule)?,
+            Some(rule) => self.restart_stale(&rule, donors, codes, weights)?,
             None => restart::Summary::default(),
         };
         changed.extend(self.pass.restarted.iter().map(|restarted| restarted.code));
         let codebook = MatRef::new(&self.codebook, self.config.codes, self.config.dim)?;
         self.packed.repack_codes(codebook, &changed)?;
-        self.step += 1;
+        self.step = self.step.wrapping_add(1);
         Ok(summary)
     }
 
@@ -186,30 +218,25 @@ impl Quantizer {
         }
     }
 
-    fn restart_stale(&mut self, rule: &restart::Rule) -> Result<restart::Summary> {
-        let (codes, dim, pass) = (self.config.codes, self.config.dim, &mut self.pass);
-        let rows = pass.codes.len();
-        let donors = if self.config.normalize { &pass.unit } else { &pass.z };
-        pass.scratch.resize(restart::scratch_len(rows), 0);
-        pass.restarted.resize(rows.min(codes), Restarted::default());
-        let mut codebook = MatMut::new(&mut self.codebook, codes, dim)?;
-        let mut latent = match self.latent.is_empty() {
+    fn restart_stale(
+        &mut self,
+        rule: &restart::Rule,
+        donors: MatRef,
+        codes: &[u32],
+        weights: Option<&[f32]>,
+    ) -> Result<restart::Summary> {
+        let (k, dim, pass) = (self.config.codes, self.config.dim, &mut self.pass);
+        pass.scratch.resize(restart::scratch_len(donors.rows()), 0);
+        pass.restarted.resize(donors.rows().min(k), Restarted::default());
+        let codebook = MatMut::new(&mut self.codebook, k, dim)?;
+        let latent = match self.latent.is_empty() {
             true => None,
-            false => Some(MatMut::new(&mut self.latent, codes, dim)?),
+            false => Some(MatMut::new(&mut self.latent, k, dim)?),
         };
-        let summary = restart::restart(
-            MatRef::new(donors, rows, dim)?,
-            &pass.codes,
-            pass.weights.as_deref(),
-            rule,
-            self.step,
-            &mut self.activity,
-            &mut codebook,
-            latent.as_mut(),
-            &mut pass.scratch,
-            &mut pass.restarted,
-        )?;
-        pass.restarted.truncate(summary.restarted);
+        let (activity, scratch, log) = (&mut self.activity, &mut pass.scratch, &mut pass.restarted);
+        let summary =
+            restart::restart(donors, codes, weights, rule, self.step, activity, codebook, latent, scratch, log)?;
+        log.truncate(summary.restarted);
         Ok(summary)
     }
 }

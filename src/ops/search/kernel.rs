@@ -1,9 +1,10 @@
 //! The max-only pass and the locate pass, generic over `Lanes`.
 
 use crate::NO_CODE;
-use crate::codebook::{Line, PANEL, PackedCodebook};
+use crate::codebook::{Line, MAX_DIM, PANEL, PackedCodebook};
 use crate::element::{Code, Element};
 use crate::matrix::MatRef;
+use crate::ops::weight;
 use crate::simd::{Kernel, Lanes};
 
 /// Rows whose running maxima are kept at a time: the codebook is streamed once for each block.
@@ -22,9 +23,6 @@ pub(crate) fn part_rows(rows: usize, threads: usize) -> usize {
 /// Panels in a group, the unit that the max-only pass remembers. Larger groups cost the locate
 /// pass, smaller ones the max-only pass: 4 panels cost each of them about 1 % at dim 32.
 const GROUP_PANELS: usize = 4;
-
-/// f32 on the stack for rows that are stored in half precision: at least one row of the largest dim.
-const WIDENED: usize = crate::codebook::MAX_DIM;
 
 /// The rows of one tile: pointers, so that masked rows can be left out.
 pub(super) type TileRows<const R: usize> = [*const f32; R];
@@ -179,6 +177,9 @@ impl<E: Element, C: Code> Kernel for Nearest<'_, E, C> {
 }
 
 /// One group of panels against all rows of a block.
+///
+/// # Safety
+/// Each of `x` is readable for `dim` elements, the codebook's dimension; the CPU supports `V`.
 #[inline(always)]
 unsafe fn sweep<V: Lanes, const R: usize, const W: usize>(
     codebook: &PackedCodebook<&[Line]>,
@@ -200,6 +201,9 @@ unsafe fn sweep<V: Lanes, const R: usize, const W: usize>(
 }
 
 /// One group of panels against one tile of `R` rows.
+///
+/// # Safety
+/// As [`sweep`].
 #[inline(always)]
 unsafe fn tile<V: Lanes, const R: usize, const W: usize>(
     codebook: &PackedCodebook<&[Line]>,
@@ -227,6 +231,9 @@ unsafe fn tile<V: Lanes, const R: usize, const W: usize>(
 }
 
 /// The lowest code whose score is the row's maximum, and that score.
+///
+/// # Safety
+/// As [`sweep`].
 #[inline(always)]
 unsafe fn locate<V: Lanes>(
     codebook: &PackedCodebook<&[Line]>,
@@ -253,7 +260,9 @@ unsafe fn locate<V: Lanes>(
         let start = codebook.half_norms(p).map(<[f32]>::as_ptr);
         // SAFETY: the caller's claims.
         let scores = unsafe { panel_scores::<V>(x, codebook.panel(p).as_ptr(), start, dim) };
-        if let Some(lane) = scores.iter().position(|&s| s == maximum) {
+        // Not the padding, whatever `from_lines` was given for it.
+        let codes = &scores[..PANEL.min(codebook.codes() - p * PANEL)];
+        if let Some(lane) = codes.iter().position(|&s| s == maximum) {
             return Some(((p * PANEL + lane) as u32, maximum));
         }
     }
@@ -261,41 +270,45 @@ unsafe fn locate<V: Lanes>(
 }
 
 /// The rows to be searched, block by block, as f32: those of nonzero weight.
-pub(super) struct ActiveRows<'a, E> {
+pub(super) struct ActiveRows<'a, E: Element> {
     x: MatRef<'a, E>,
     weights: Option<&'a [f32]>,
     next: usize,
     block: usize,
     indices: [u32; BLOCK_ROWS],
     pointers: [*const f32; BLOCK_ROWS],
-    widened: [f32; WIDENED],
+    widened: E::Widened,
 }
 
 impl<'a, E: Element> ActiveRows<'a, E> {
     #[inline(always)]
     pub fn new(x: MatRef<'a, E>, weights: Option<&'a [f32]>) -> Self {
         let in_place = E::as_f32(x.data()).is_some();
-        let block = if in_place { BLOCK_ROWS } else { (WIDENED / x.cols().max(1)).clamp(1, BLOCK_ROWS) };
+        let block = if in_place { BLOCK_ROWS } else { (MAX_DIM / x.cols().max(1)).clamp(1, BLOCK_ROWS) };
         let (indices, pointers) = ([0; BLOCK_ROWS], [core::ptr::null(); BLOCK_ROWS]);
-        Self { x, weights, next: 0, block, indices, pointers, widened: [0.0; WIDENED] }
+        Self { x, weights, next: 0, block, indices, pointers, widened: E::widened() }
     }
 
     /// The next rows' indices within this part, and where their f32 elements lie until the next call.
     #[inline(always)]
     pub fn next_block(&mut self) -> Option<(&[u32], &[*const f32])> {
         let dim = self.x.cols();
+        // One pointer for the whole block: rows that were handed out stay valid while others are written.
+        let widened = self.widened.as_mut().as_mut_ptr();
         let mut count = 0;
         while count < self.block && self.next < self.x.rows() {
             let row = self.next;
             self.next += 1;
-            if super::super::weight(self.weights, row) == 0.0 {
+            if weight(self.weights, row) == 0.0 {
                 continue;
             }
             self.indices[count] = row as u32;
             self.pointers[count] = match E::as_f32(self.x.row(row)) {
                 Some(x) => x.as_ptr(),
                 None => {
-                    let wide = &mut self.widened[count * dim..][..dim];
+                    // SAFETY: `count < block ≤ max(1, MAX_DIM / dim)` and `dim ≤ MAX_DIM`, the buffer's
+                    // length; rows of a block do not overlap.
+                    let wide = unsafe { core::slice::from_raw_parts_mut(widened.add(count * dim), dim) };
                     wide.iter_mut().zip(self.x.row(row)).for_each(|(w, x)| *w = x.to_f32());
                     wide.as_ptr()
                 }

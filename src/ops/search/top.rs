@@ -1,6 +1,6 @@
 //! The m best codes of each row, and the m-th.
 
-use super::super::check_weights;
+use super::super::{check_rows, check_weights};
 use super::kernel::{ActiveRows, TileRows, panel_max, panel_scores};
 use crate::NO_CODE;
 use crate::codebook::{Line, PANEL, PackedCodebook};
@@ -49,6 +49,7 @@ pub fn search_top<E: Element>(
     const OP: &str = "search_top";
     same(OP, "columns of x", codebook.dim(), x.cols())?;
     same(OP, "rows of best", x.rows(), best.rows())?;
+    check_rows(OP, x.rows())?;
     check_weights(OP, weights, x.rows())?;
     let m = best.cols();
     if m == 0 {
@@ -175,6 +176,9 @@ impl<E: Element> Kernel for Top<'_, E> {
 const R: usize = 3;
 
 /// One panel against one tile: rows in which some lane beats the hindmost candidate score it again.
+///
+/// # Safety
+/// Each of `pointers` is readable for `dim` elements, the codebook's dimension; the CPU supports `V`.
 #[inline(always)]
 unsafe fn tile<V: Lanes, const R: usize>(
     codebook: &PackedCodebook<&[Line]>,
@@ -202,7 +206,8 @@ unsafe fn tile<V: Lanes, const R: usize>(
         if any {
             // SAFETY: the caller's claims.
             let scores = unsafe { panel_scores::<V>(x, panel, start, dim) };
-            for (lane, &score) in scores.iter().enumerate() {
+            let codes = PANEL.min(codebook.codes() - p * PANEL);
+            for (lane, &score) in scores[..codes].iter().enumerate() {
                 if !score.is_nan() {
                     heap.offer(Candidate { score, code: (p * PANEL + lane) as u32 });
                 }

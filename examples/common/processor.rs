@@ -1,12 +1,9 @@
-//! Where the ops run, and what a program prints.
-
-use std::io::Write;
+//! Where the ops run.
 
 use rayon::ThreadPool;
 use vq_kernels::{Cpu, Isa};
 
-use crate::common::Failure;
-use crate::common::failure::Context;
+use super::failure::{Context, Failure};
 
 /// More than any machine has; beyond it a mistyped number would take all memory for stacks.
 const MOST_THREADS: usize = 1024;
@@ -39,14 +36,7 @@ impl Processor {
     }
 
     /// The threads, where there is more than one.
-    #[allow(dead_code, reason = "one of the two programs needs it")]
     pub fn pool(&self) -> Option<&ThreadPool> {
         self.pool.as_ref()
     }
-}
-
-/// Prints to standard output, which may be a pipe that someone has closed.
-pub fn print(text: &str) -> Result<(), Failure> {
-    let mut out = std::io::stdout().lock();
-    writeln!(out, "{text}").and_then(|()| out.flush()).context(|| "cannot write to standard output".into())
 }
