@@ -9,7 +9,7 @@ use crate::common::Failure;
 /// How the codes are learned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Learn {
-    /// VQGAN: full-dimensional codes by gradient, no l2 norm.
+    /// VQGAN: codes of the input's full width by gradient, no l2 norm.
     Plain,
     /// VQGAN-FC: factorized codes by gradient.
     Gradient,
@@ -77,7 +77,7 @@ pub struct Options {
     /// Do not replace stale codes.
     #[arg(long)]
     pub no_restart: bool,
-    /// Search at the input's full width, without projections.
+    /// Codes of the input's full width: encoder and decoder do not change it.
     #[arg(long)]
     pub no_factorize: bool,
     /// Training steps.

@@ -71,7 +71,8 @@ impl Plan {
                 Learn::Ema => Learner::Ema,
                 Learn::Projector => Learner::Projector { source_dim: inputs },
             },
-            factorize: self.factorize,
+            // Encoder and decoder are always there; without factorization they keep the input's width.
+            factorize: true,
             normalize: self.l2,
             restart: (self.restart && !frozen).then(|| Rule { seed: self.seed, ..Rule::default() }),
             commitment_weight: self.commitment,
@@ -114,7 +115,7 @@ impl<'a> Trainer<'a> {
                 fresh(Initial::Codes(kmeans(&plan, &data.train, encoder.as_ref(), &cpu)?))?
             }
         };
-        if plan.learn == Learn::Projector && plan.factorize {
+        if plan.learn == Learn::Projector {
             align(&mut quantizer)?;
         }
         let mut adam = Adam::default();
