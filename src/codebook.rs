@@ -19,7 +19,7 @@ pub const MAX_DIM: usize = 4096;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Metric {
     /// The largest inner product of what is passed. Cosine similarity where rows and codes are
-    /// [normalized](crate::ops::normalize) first; search itself never normalizes.
+    /// [normalized](crate::ops::normalize()) first; search itself never normalizes.
     Cosine,
     /// The smallest Euclidean distance, as the largest `x·c − ½‖c‖²`.
     L2,

@@ -4,7 +4,7 @@ use crate::error::{Error, Result};
 
 /// The code of a row that has none: its scores are all NaN, or its weight is zero.
 ///
-/// [`gather`](crate::ops::gather) gives such a row zeros; losses, statistics and usage skip it.
+/// [`gather`](crate::ops::gather()) gives such a row zeros; losses, statistics and usage skip it.
 pub const NO_CODE: u32 = u32::MAX;
 
 mod sealed {

@@ -83,8 +83,8 @@ impl Quantizer {
     /// A quantizer with weights and codes drawn under the configuration's seed, or given.
     ///
     /// # Errors
-    /// [`Error::Config`] for settings that contradict each other, [`Error::Empty`] and
-    /// [`Error::TooLarge`] for shapes that no codebook may have, [`Error::Shape`] where given codes have
+    /// [`Error::Config`](crate::Error::Config) for settings that contradict each other, [`Error::Empty`](crate::Error::Empty) and
+    /// [`Error::TooLarge`](crate::Error::TooLarge) for shapes that no codebook may have, [`Error::Shape`](crate::Error::Shape) where given codes have
     /// another.
     pub fn new(config: Config, initial: Initial) -> Result<Self> {
         config.check()?;
@@ -140,7 +140,7 @@ impl Quantizer {
         self.rows_of(&self.codebook)
     }
 
-    /// The same codes, packed for [`ops::search`].
+    /// The same codes, packed for [`ops::search()`].
     pub fn packed(&self) -> &PackedCodebook<Vec<Line>> {
         &self.packed
     }
@@ -191,10 +191,10 @@ impl Quantizer {
     }
 
     /// Codes of the rows of `x` `[rows, inputs]`, into `codes` `[rows]`. Rows of weight zero get
-    /// [`NO_CODE`].
+    /// [`NO_CODE`](crate::NO_CODE).
     ///
     /// # Errors
-    /// [`Error::Shape`] where the extents differ, [`Error::Value`] for weights outside `0..=1`.
+    /// [`Error::Shape`](crate::Error::Shape) where the extents differ, [`Error::Value`](crate::Error::Value) for weights outside `0..=1`.
     pub fn encode<E: Element>(
         &self,
         cpu: &Cpu,
@@ -236,7 +236,7 @@ impl Quantizer {
     /// the quantizer is factorized. A row without a code decodes as a code of zeros.
     ///
     /// # Errors
-    /// [`Error::Shape`] where the extents differ, [`Error::CodeOutOfRange`] for a code that does not exist.
+    /// [`Error::Shape`](crate::Error::Shape) where the extents differ, [`Error::CodeOutOfRange`](crate::Error::CodeOutOfRange) for a code that does not exist.
     pub fn decode(&self, cpu: &Cpu, codes: &[u32], mut output: MatMut) -> Result<()> {
         const OP: &str = "decode";
         same(OP, "rows of output", codes.len(), output.rows())?;

@@ -6,7 +6,7 @@
 //! [`Metric::L2`] the chain starts at `h_k = −½ n_k`, `n_k` the chain `n = fma(c[k][i], c[k][i], n)`
 //! (so the score is `x·c − ½‖c‖²`, and the squared distance `‖x‖² − 2s`). The highest score wins;
 //! among equals the lowest code. Infinite scores compare as usual. NaN never wins: a row whose
-//! scores are all NaN, or whose weight is zero, gets [`NO_CODE`](crate::NO_CODE) and the score NaN.
+//! scores are all NaN, or whose weight is zero, gets [`NO_CODE`] and the score NaN.
 //! Search never normalizes; cosine similarity is the inner product of what is passed.
 //!
 //! How: lanes run across codes, tiles of rows and codes stay in registers, and a max-only pass
