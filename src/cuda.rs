@@ -1,7 +1,8 @@
 //! NVIDIA GPUs: finding a device, or saying why there is none.
 //!
 //! The crate builds without any CUDA file and runs without a driver: a missing one is an
-//! [`Error`]. (cudarc still panics on a driver library that lacks symbols it needs.) The kernels' CUDA twins are not part of this version.
+//! [`Error`]. (cudarc still panics on a driver library that lacks symbols it needs.) The kernels' CUDA
+//! twins are not part of this version.
 
 use std::sync::{Arc, OnceLock};
 

@@ -13,6 +13,8 @@ use alloc::vec::Vec;
 
 use crate::codebook::{Line, Metric, PackedCodebook};
 use crate::cpu::Cpu;
+#[cfg(doc)]
+use crate::error::Error;
 use crate::error::{Result, same};
 use crate::matrix::{MatMut, MatRef};
 use crate::ops::ema::{self, Statistics};
@@ -36,7 +38,7 @@ impl Seeds {
     /// For `codes` centres of `dim` dimensions.
     ///
     /// # Errors
-    /// [`Error::Empty`](crate::Error::Empty) and [`Error::TooLarge`](crate::Error::TooLarge) as for a codebook of that shape.
+    /// [`Error::Empty`] and [`Error::TooLarge`] as for a codebook of that shape.
     pub fn new(codes: usize, dim: usize, seed: u64) -> Result<Self> {
         check_codebook("seeds", codes, dim)?;
         Ok(Self { codes, dim, seed, kept: BTreeMap::new() })
@@ -45,7 +47,7 @@ impl Seeds {
     /// Offers the rows of `x` `[rows, dim]`; those with infinities or NaN are left out.
     ///
     /// # Errors
-    /// [`Error::Shape`](crate::Error::Shape) where the dimensions differ.
+    /// [`Error::Shape`] where the dimensions differ.
     pub fn offer(&mut self, x: MatRef) -> Result<()> {
         same("seeds", "columns of x", self.dim, x.cols())?;
         for row in (0..x.rows()).map(|row| x.row(row)).filter(|x| x.iter().all(|x| x.is_finite())) {
@@ -77,7 +79,7 @@ impl Seeds {
     /// The centres `[codes, dim]`.
     ///
     /// # Errors
-    /// [`Error::Shape`](crate::Error::Shape) where the stream had fewer distinct rows than `codes`.
+    /// [`Error::Shape`] where the stream had fewer distinct rows than `codes`.
     pub fn finish(self) -> Result<Vec<f32>> {
         same("seeds", "number of distinct rows offered", self.codes, self.kept.len())?;
         Ok(self.kept.into_values().flatten().collect())
@@ -124,7 +126,7 @@ impl KMeans {
     /// expected to be unit rows, and centres stay so.
     ///
     /// # Errors
-    /// [`Error::Empty`](crate::Error::Empty) and [`Error::TooLarge`](crate::Error::TooLarge) as for a codebook of that shape; [`Error::Shape`](crate::Error::Shape) unless
+    /// [`Error::Empty`] and [`Error::TooLarge`] as for a codebook of that shape; [`Error::Shape`] unless
     /// there are `codes * dim` elements.
     pub fn new(centres: Vec<f32>, codes: usize, dim: usize, metric: Metric) -> Result<Self> {
         let matrix = MatRef::new(&centres, codes, dim)?;
@@ -162,8 +164,8 @@ impl KMeans {
     /// the centres.
     ///
     /// # Errors
-    /// [`Error::Shape`](crate::Error::Shape) where the dimensions differ, [`Error::Value`](crate::Error::Value) for weights outside `0..=1`,
-    /// [`Error::Overflow`](crate::Error::Overflow) where a centre takes more than 2²² rows in a pass (more passes over fewer rows, or
+    /// [`Error::Shape`] where the dimensions differ, [`Error::Value`] for weights outside `0..=1`,
+    /// [`Error::Overflow`] where a centre takes more than 2²² rows in a pass (more passes over fewer rows, or
     /// more centres, then); the pass cannot be gone on with.
     pub fn accumulate(&mut self, cpu: &Cpu, x: MatRef, weights: Option<&[f32]>) -> Result<()> {
         self.assign(cpu, x, weights)?;

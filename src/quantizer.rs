@@ -11,6 +11,8 @@ use alloc::vec::Vec;
 use crate::codebook::{Line, PackedCodebook};
 use crate::cpu::Cpu;
 use crate::element::Element;
+#[cfg(doc)]
+use crate::error::Error;
 use crate::error::{Result, same};
 use crate::matrix::{MatMut, MatRef};
 use crate::ops;
@@ -83,8 +85,8 @@ impl Quantizer {
     /// A quantizer with weights and codes drawn under the configuration's seed, or given.
     ///
     /// # Errors
-    /// [`Error::Config`](crate::Error::Config) for settings that contradict each other, [`Error::Empty`](crate::Error::Empty) and
-    /// [`Error::TooLarge`](crate::Error::TooLarge) for shapes that no codebook may have, [`Error::Shape`](crate::Error::Shape) where given codes have
+    /// [`Error::Config`] for settings that contradict each other, [`Error::Empty`] and
+    /// [`Error::TooLarge`] for shapes that no codebook may have, [`Error::Shape`] where given codes have
     /// another.
     pub fn new(config: Config, initial: Initial) -> Result<Self> {
         config.check()?;
@@ -194,7 +196,7 @@ impl Quantizer {
     /// [`NO_CODE`](crate::NO_CODE).
     ///
     /// # Errors
-    /// [`Error::Shape`](crate::Error::Shape) where the extents differ, [`Error::Value`](crate::Error::Value) for weights outside `0..=1`.
+    /// [`Error::Shape`] where the extents differ, [`Error::Value`] for weights outside `0..=1`.
     pub fn encode<E: Element>(
         &self,
         cpu: &Cpu,
@@ -236,7 +238,7 @@ impl Quantizer {
     /// the quantizer is factorized. A row without a code decodes as a code of zeros.
     ///
     /// # Errors
-    /// [`Error::Shape`](crate::Error::Shape) where the extents differ, [`Error::CodeOutOfRange`](crate::Error::CodeOutOfRange) for a code that does not exist.
+    /// [`Error::Shape`] where the extents differ, [`Error::CodeOutOfRange`] for a code that does not exist.
     pub fn decode(&self, cpu: &Cpu, codes: &[u32], mut output: MatMut) -> Result<()> {
         const OP: &str = "decode";
         same(OP, "rows of output", codes.len(), output.rows())?;

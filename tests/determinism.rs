@@ -329,4 +329,9 @@ fn two_workers_with_rows_of_other_magnitudes_can_merge() {
     one.forward_backward(&cpu, mat(&[0.9, 4.5], 2, 1), None, |_, _| {}).unwrap();
     one.collect_statistics(&cpu, one.exponent().unwrap()).unwrap();
     assert_eq!(a.statistics_mut(), one.statistics_mut());
+    // As between processes: the integers alone.
+    let (weights, sums) = one.statistics_mut().as_parts();
+    let sent = Statistics::from_parts(weights.to_vec(), sums.to_vec(), 1, exponent).unwrap();
+    assert_eq!(&sent, one.statistics_mut());
+    assert!(Statistics::from_parts(vec![1i64], vec![2i64], 1, 0).is_err(), "a sum beyond its weight");
 }

@@ -94,8 +94,11 @@ impl<S: AsRef<[i64]> + AsMut<[i64]>> Statistics<S> {
         if let Some(index) = weights.as_ref().iter().position(|n| !(0..=FULL).contains(n)) {
             return Err(Error::Value { op: OP, arg: "weights", index, expected: "0 to 2^62" });
         }
-        if let Some(index) = sums.as_ref().iter().position(|s| s.unsigned_abs() > 2 * FULL.unsigned_abs()) {
-            return Err(Error::Value { op: OP, arg: "sums", index, expected: "magnitudes up to 2^63" });
+        // |w·x| ≤ w in units of 2^E, and rounding keeps the order.
+        let of_code = |index: usize| weights.as_ref()[index / dim].unsigned_abs();
+        let beyond = |(index, sum): (usize, &i64)| sum.unsigned_abs() > of_code(index);
+        if let Some(index) = sums.as_ref().iter().enumerate().position(beyond) {
+            return Err(Error::Value { op: OP, arg: "sums", index, expected: "magnitudes up to the code's weight" });
         }
         Ok(Self { weights, sums, dim, exponent: exponent.clamp(-149, 128) })
     }

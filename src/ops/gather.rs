@@ -6,6 +6,8 @@
 use super::check_codes;
 use crate::cpu::{Cpu, Disjoint};
 use crate::element::Code;
+#[cfg(doc)]
+use crate::error::Error;
 use crate::error::{Result, same};
 use crate::matrix::{MatMut, MatRef};
 
@@ -14,8 +16,8 @@ const OP: &str = "gather";
 /// Copies the code of each row into `out` `[rows, dim]`.
 ///
 /// # Errors
-/// [`Error::Shape`](crate::Error::Shape) where the extents differ;
-/// [`Error::CodeOutOfRange`](crate::Error::CodeOutOfRange) for a code that does not
+/// [`Error::Shape`] where the extents differ;
+/// [`Error::CodeOutOfRange`] for a code that does not
 /// exist, with nothing written.
 ///
 /// ```

@@ -17,6 +17,8 @@
 use super::{ROW_BLOCK, chain, check_weights, lanes32, weight};
 use crate::NO_CODE;
 use crate::cpu::{Cpu, Disjoint};
+#[cfg(doc)]
+use crate::error::Error;
 use crate::error::{Result, same};
 use crate::matrix::{MatMut, MatRef};
 use crate::real::Real;
@@ -49,7 +51,7 @@ fn check(op: &'static str, x: &MatRef, quantized: &MatRef, codes: &[u32]) -> Res
 /// Adds `Σ w ‖x − quantized‖²` and `Σ w` to `total`.
 ///
 /// # Errors
-/// [`Error::Shape`](crate::Error::Shape) where the extents differ, [`Error::Value`](crate::Error::Value)
+/// [`Error::Shape`] where the extents differ, [`Error::Value`]
 /// for weights outside `0..=1`.
 ///
 /// ```
@@ -104,7 +106,7 @@ pub fn squared_error_backward(
 /// The straight-through estimator: `dx = dquantized` where a row has a code, else 0.
 ///
 /// # Errors
-/// [`Error::Shape`](crate::Error::Shape) where the extents differ.
+/// [`Error::Shape`] where the extents differ.
 pub fn straight_through_backward(cpu: &Cpu, codes: &[u32], dquantized: MatRef, mut dx: MatMut) -> Result<()> {
     check("straight_through_backward", &dquantized, &dx.as_ref(), codes)?;
     let dim = dquantized.cols();
@@ -127,7 +129,7 @@ pub fn straight_through_backward(cpu: &Cpu, codes: &[u32], dquantized: MatRef, m
 /// (`1 + u·v < 2⁻²⁰`), the estimator is the straight-through one.
 ///
 /// # Errors
-/// [`Error::Shape`](crate::Error::Shape) where the extents differ.
+/// [`Error::Shape`] where the extents differ.
 pub fn rotation_backward(
     cpu: &Cpu,
     x: MatRef,

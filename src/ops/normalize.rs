@@ -15,6 +15,8 @@
 use super::lanes32;
 use crate::cpu::{Cpu, Disjoint};
 use crate::element::Element;
+#[cfg(doc)]
+use crate::error::Error;
 use crate::error::{Result, same};
 use crate::matrix::{MatMut, MatRef};
 use crate::real::Real;
@@ -26,7 +28,7 @@ const OP: &str = "normalize";
 /// `norms` `[rows]` where it is given ([`normalize_backward`] needs them).
 ///
 /// # Errors
-/// [`Error::Shape`](crate::Error::Shape) where the extents differ.
+/// [`Error::Shape`] where the extents differ.
 ///
 /// ```
 /// use vq_kernels::{Cpu, MatMut, MatRef, ops};
@@ -57,7 +59,7 @@ pub fn normalize<E: Element>(cpu: &Cpu, x: MatRef<E>, mut y: MatMut, norms: Opti
 /// gradient `dy` at `y`.
 ///
 /// # Errors
-/// [`Error::Shape`](crate::Error::Shape) where the extents differ.
+/// [`Error::Shape`] where the extents differ.
 pub fn normalize_backward(cpu: &Cpu, y: MatRef, norms: &[f32], dy: MatRef, mut dx: MatMut) -> Result<()> {
     const OP: &str = "normalize_backward";
     same(OP, "number of norms", y.rows(), norms.len())?;

@@ -14,6 +14,8 @@ use super::ROW_BLOCK;
 use super::chain::{self, Sink, Strided, TILE_ROWS};
 use crate::cpu::{Cpu, Disjoint};
 use crate::element::Element;
+#[cfg(doc)]
+use crate::error::Error;
 use crate::error::{Result, same};
 use crate::matrix::{MatMut, MatRef};
 use crate::real::Real;
@@ -27,7 +29,7 @@ const PIECE_OUTPUTS: usize = 32;
 /// `y = x·weightᵀ + bias`.
 ///
 /// # Errors
-/// [`Error::Shape`](crate::Error::Shape) where the extents differ.
+/// [`Error::Shape`] where the extents differ.
 ///
 /// ```
 /// use vq_kernels::{Cpu, MatMut, MatRef, ops};
@@ -58,7 +60,7 @@ pub fn project<E: Element>(cpu: &Cpu, x: MatRef<E>, weight: MatRef, bias: Option
 /// The gradient at `x`, into `dx` `[rows, inputs]`, from the gradient `dy` `[rows, outputs]`.
 ///
 /// # Errors
-/// [`Error::Shape`](crate::Error::Shape) where the extents differ.
+/// [`Error::Shape`] where the extents differ.
 pub fn project_backward_input(cpu: &Cpu, dy: MatRef, weight: MatRef, mut dx: MatMut) -> Result<()> {
     const OP: &str = "project_backward_input";
     same(OP, "columns of dy", weight.rows(), dy.cols())?;
@@ -77,7 +79,7 @@ pub fn project_backward_input(cpu: &Cpu, dy: MatRef, weight: MatRef, mut dx: Mat
 /// Adds the gradients at the weight and the bias to `dw` `[outputs, inputs]` and `db` `[outputs]`.
 ///
 /// # Errors
-/// [`Error::Shape`](crate::Error::Shape) where the extents differ.
+/// [`Error::Shape`] where the extents differ.
 pub fn project_backward_weight(
     cpu: &Cpu,
     dy: MatRef,
