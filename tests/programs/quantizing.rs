@@ -45,7 +45,8 @@ fn quantizer(place: &Place, checkpoint: &str, case: &Case) -> Quantizer {
         dim: if case.factorize { DIM } else { WIDTH },
         codes: CODES,
         learner: case.learner,
-        factorize: case.factorize,
+        // Encoder and decoder are always there; unfactorized, they keep the width.
+        factorize: true,
         normalize: case.normalize,
         restart: None,
         ..Config::default()

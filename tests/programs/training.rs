@@ -135,8 +135,7 @@ fn every_learner_start_and_switch_runs() {
         assert_eq!(place.setting(&book, "metric"), *metric, "{args}");
         let unit = codes.chunks(*dim).all(|code| (code.iter().map(|x| x * x).sum::<f32>() - 1.0).abs() < 1e-4);
         assert_eq!(unit, *metric == "cosine", "{args}: only a normalized codebook has unit codes");
-        let factorized = args.contains("--learn plain") || args.contains("--no-factorize");
-        assert_eq!(place.tensors(&book).len(), if factorized { 1 } else { 5 }, "{args}");
+        assert_eq!(place.tensors(&book).len(), 5, "{args}: the codebook, encoder and decoder");
     }
 }
 
