@@ -33,6 +33,8 @@ const ABLATION_DIMS: [usize; 2] = [32, 8];
 #[derive(Clone)]
 struct Row {
     label: String,
+    /// The group of bars that it stands in; none is all of them.
+    group: Option<String>,
     codes: usize,
     dim: usize,
     utilization: f64,
@@ -65,7 +67,7 @@ pub fn compare(options: &Options) -> Result<(), Failure> {
                     continue;
                 }
                 let plan = Plan { restart, ..Plan::published(learn, codes, options) };
-                rows.push(trained(plan, learn.name(), &data, cpu)?);
+                rows.push(trained(plan, learn.name(), Some(format!("{codes} codes")), &data, cpu)?);
             }
         }
         show(options, name, title, &rows)?;
@@ -102,17 +104,18 @@ fn ablation(options: &Options, data: &Data, cpu: Cpu) -> Result<Vec<Row>, Failur
     let mut rows = Vec::new();
     for dim in ABLATION_DIMS {
         let on = Plan { dim, ..all_on };
-        rows.push(trained(on, "all on", data, cpu)?);
-        rows.push(trained(Plan { l2: false, ..on }, "no l2", data, cpu)?);
-        rows.push(trained(Plan { restart: false, ..on }, "no restart", data, cpu)?);
+        let group = || Some(format!("{dim} dimensions"));
+        rows.push(trained(on, "all on", group(), data, cpu)?);
+        rows.push(trained(Plan { l2: false, ..on }, "no l2", group(), data, cpu)?);
+        rows.push(trained(Plan { restart: false, ..on }, "no restart", group(), data, cpu)?);
     }
-    rows.push(trained(Plan { factorize: false, ..all_on }, "no factorization", data, cpu)?);
+    rows.push(trained(Plan { factorize: false, ..all_on }, "no factorization", None, data, cpu)?);
     let off = Plan { init: Init::Uniform, l2: false, restart: false, factorize: false, ..all_on };
-    rows.push(trained(off, "all off", data, cpu)?);
+    rows.push(trained(off, "all off", None, data, cpu)?);
     Ok(rows)
 }
 
-fn trained(plan: Plan, label: &str, data: &Data, cpu: Cpu) -> Result<Row, Failure> {
+fn trained(plan: Plan, label: &str, group: Option<String>, data: &Data, cpu: Cpu) -> Result<Row, Failure> {
     let started = Instant::now();
     let mut trainer = Trainer::new(plan, data, cpu)?;
     let mut progress = Progress::new(&format!("{label}, {} codes", plan.codes), plan.steps, Count::Items);
@@ -131,6 +134,7 @@ fn trained(plan: Plan, label: &str, data: &Data, cpu: Cpu) -> Result<Row, Failur
     let figures = Figures::of(&trainer, data)?;
     Ok(Row {
         label: label.to_owned(),
+        group,
         codes: plan.codes,
         dim: trainer.quantizer.config().dim,
         utilization: figures.train.utilization(),
@@ -174,15 +178,9 @@ fn show(options: &Options, name: &str, title: &str, rows: &[Row]) -> Result<(), 
     eprintln!("\n{table}");
     let path = options.out.join(format!("{name}.md"));
     write_atomic(&path, |out| out.write_all(table.as_bytes()).at("write", &path))?;
-    // Groups along the axis are what a row has besides its label: the number of codes, or the width.
-    let group =
-        |row: &Row| if name == "fixes" { format!("{} dimensions", row.dim) } else { format!("{} codes", row.codes) };
     let (mut groups, mut labels) = (Vec::new(), Vec::new());
     for row in rows {
-        let group = group(row);
-        if !groups.contains(&group) {
-            groups.push(group);
-        }
+        groups.extend(row.group.clone().filter(|group| !groups.contains(group)));
         if !labels.contains(&row.label) {
             labels.push(row.label.clone());
         }
@@ -192,7 +190,8 @@ fn show(options: &Options, name: &str, title: &str, rows: &[Row]) -> Result<(), 
         ("psnr", "held-out PSNR, dB", |row| row.psnr),
     ] {
         let of = |label: &String, wanted: &String| {
-            rows.iter().find(|row| row.label == *label && group(row) == *wanted).map_or(0.0, value)
+            let here = |row: &&Row| row.group.as_ref().is_none_or(|group| group == wanted);
+            rows.iter().filter(here).find(|row| row.label == *label).map_or(0.0, value)
         };
         let values: Vec<Vec<f64>> =
             labels.iter().map(|label| groups.iter().map(|group| of(label, group)).collect()).collect();
