@@ -89,6 +89,32 @@ fn search_is_the_reference() {
 }
 
 #[test]
+fn top_m_and_the_mth_are_the_reference() {
+    each_case(|cpu, case, context| {
+        let &Case { codes: k, dim, .. } = case;
+        let rows = case.rows.min(20);
+        for ((kind, x), (_, c)) in inputs(rows * dim, 21).into_iter().zip(inputs(k * dim, 22)) {
+            for (m, metric) in [(1, Metric::L2), (5, Metric::Cosine), (70, Metric::L2)] {
+                let none = search::Candidate::NONE;
+                let (mut expected, mut got) = (vec![none; rows * m], vec![none; rows * m]);
+                search::reference_top(mat(&x, rows, dim), mat(&c, k, dim), metric, &mut expected, m);
+                let packed = PackedCodebook::new(mat(&c, k, dim), metric).unwrap();
+                let best = MatMut::new(&mut got, rows, m).unwrap();
+                ops::search_top(cpu, mat(&x, rows, dim), None, &packed, best).unwrap();
+                let codes = |best: &[search::Candidate]| best.iter().map(|c| c.code).collect::<Vec<_>>();
+                let scores = |best: &[search::Candidate]| best.iter().map(|c| c.score).collect::<Vec<_>>();
+                assert_eq!(codes(&got), codes(&expected), "{context} {kind} {metric:?} {m}");
+                assert_same_bits(&scores(&got), &scores(&expected), context);
+                let (mut mth, mut scratch) = (vec![7; rows], vec![none; 3 * m]);
+                ops::search_mth(cpu, mat(&x, rows, dim), None, &packed, m, &mut mth, &mut scratch).unwrap();
+                let last: Vec<u32> = expected.chunks_exact(m).map(|best| best[m - 1].code).collect();
+                assert_eq!(mth, last, "{context} {kind} {metric:?} {m}");
+            }
+        }
+    });
+}
+
+#[test]
 fn search_of_special_values_is_the_reference() {
     let special = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, 0.0, -0.0, f32::MAX, -f32::MAX, 1e-45, 1.0, -1.0];
     for cpu in cpus() {

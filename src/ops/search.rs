@@ -17,6 +17,8 @@ mod kernel;
 mod top;
 
 pub(crate) use kernel::HalfNorms;
+#[cfg(feature = "alloc")]
+pub use top::reference_top;
 pub use top::{Candidate, search_mth, search_top};
 
 use super::{check_rows, check_weights};

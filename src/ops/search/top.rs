@@ -1,8 +1,11 @@
 //! The m best codes of each row, and the m-th.
 
 use super::super::{check_rows, check_weights};
+
 use super::kernel::{ActiveRows, TileRows, panel_max, panel_scores};
 use crate::NO_CODE;
+#[cfg(feature = "alloc")]
+use crate::codebook::Metric;
 use crate::codebook::{Line, PANEL, PackedCodebook};
 use crate::cpu::{Cpu, Disjoint};
 use crate::element::Element;
@@ -98,6 +101,23 @@ pub fn search_mth<E: Element>(
         codes.iter_mut().zip(best.chunks_exact(m)).for_each(|(code, best)| *code = best[m - 1].code);
     }
     Ok(())
+}
+
+/// The textbook form of [`search_top`] on an unpacked codebook `[K, dim]`: every score, sorted. Scores are
+/// f32, as the order is the contract's; no weights.
+///
+/// # Panics
+/// Where the extents differ.
+#[cfg(feature = "alloc")]
+pub fn reference_top(x: MatRef, codebook: MatRef, metric: Metric, best: &mut [Candidate], m: usize) {
+    for (row, best) in best.chunks_exact_mut(m.max(1)).enumerate() {
+        let score = |k| super::reference_score(x.row(row), codebook.row(k), metric);
+        let scored = (0..codebook.rows()).map(|k| Candidate { score: score(k), code: k as u32 });
+        let mut all: alloc::vec::Vec<Candidate> = scored.filter(|candidate| !candidate.score.is_nan()).collect();
+        all.sort_by(|a, b| if a.behind(b) { core::cmp::Ordering::Greater } else { core::cmp::Ordering::Less });
+        all.resize(all.len().max(m), Candidate::NONE);
+        best.copy_from_slice(&all[..m]);
+    }
 }
 
 /// A row's candidates as a heap whose root is the hindmost.
