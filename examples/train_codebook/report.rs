@@ -9,7 +9,7 @@ use crate::common::Failure;
 use crate::common::plots::{LineOptions, lines_svg, sheet_png};
 use crate::common::terminal::peak_rss_mb;
 use crate::data::{Data, Rows};
-use crate::trainer::{Trainer, summary};
+use crate::trainer::Trainer;
 
 /// Rows per code below which the data, not the method, bounds how many codes can be used.
 const FEW_ROWS: f64 = 5.0;
@@ -41,8 +41,8 @@ impl Figures {
         let psnr = |error: f64| psnr_db(error / x.len() as f64, data.half_range);
         let own_mean = (!data.grids.is_empty()).then(|| psnr(own_mean_error(&data.held_out)));
         Ok(Self {
-            train: summary(&counts),
-            held_out: summary(&held_out),
+            train: Usage::of(&counts),
+            held_out: Usage::of(&held_out),
             counts,
             psnr: psnr(x.iter().zip(&reconstruction).map(|(a, b)| squared(*a, *b)).sum()),
             psnr_mean_row: psnr(x.iter().zip(mean_row.iter().cycle()).map(|(a, b)| squared(*a, *b)).sum()),

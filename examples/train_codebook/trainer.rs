@@ -5,7 +5,7 @@ use std::path::Path;
 use serde_json::json;
 use vq_kernels::kmeans::{KMeans, Seeds};
 use vq_kernels::ops::restart::Rule;
-use vq_kernels::ops::usage::{Usage, count};
+use vq_kernels::ops::usage::count;
 use vq_kernels::quantizer::{Config, Initial, Learner, Quantizer, Report, StateMut, StateRef};
 use vq_kernels::rng::Permutation;
 use vq_kernels::{Cpu, MatMut, MatRef, Metric, ops};
@@ -335,11 +335,6 @@ impl<'a> Trainer<'a> {
             "without_code": report.without_code,
         })
     }
-}
-
-/// A usage's numbers.
-pub fn summary(counts: &[u64]) -> Usage {
-    Usage::of(counts)
 }
 
 fn moment_names(name: &str) -> [String; 3] {
