@@ -177,6 +177,11 @@ impl Quantizer {
         &self.pass.codes
     }
 
+    /// The last step's output, `[rows, inputs]`: quantized rows, projected back where the quantizer is factorized.
+    pub fn last_output(&self) -> &[f32] {
+        self.pass.output(&self.config)
+    }
+
     /// The last step's gradient at `x`, `[rows, inputs]`.
     pub fn last_input_gradient(&self) -> &[f32] {
         &self.pass.dx

@@ -9,7 +9,7 @@ use vq_kernels::ops::ema::{self, Activity, Statistics};
 use vq_kernels::ops::loss::{self, SquaredError};
 use vq_kernels::ops::restart::Rule;
 use vq_kernels::ops::{self, Candidate, ROW_BLOCK};
-use vq_kernels::quantizer::{Config, Estimator, Initial, Learner, Quantizer, StateRef};
+use vq_kernels::quantizer::{Config, Estimator, Initial, Learner, Loss, Quantizer, StateRef};
 use vq_kernels::rng::Rng;
 use vq_kernels::{Cpu, Isa, Metric, NO_CODE, PackedCodebook};
 
@@ -282,6 +282,44 @@ fn a_resumed_training_goes_on_with_the_same_bits() {
         }
     }
     assert!(restarted > 0, "restart is part of what is resumed");
+}
+
+/// A framework's way, `forward` now and `backward` later, is the callback's way; and gradients are linear in
+/// what arrives: a loss of twice the size, or one that leaves a term out.
+#[test]
+fn the_halves_of_a_step_are_the_step() {
+    let (cpu, x) = (Cpu::new(), unit_rows(ROWS, INPUTS, 7));
+    let gradient: Vec<f32> = unit_rows(ROWS, INPUTS, 8);
+    for (learner, factorize) in [(Learner::Gradient, true), (Learner::Projector { source_dim: 24 }, false)] {
+        let dim = if factorize { 4 } else { INPUTS };
+        let config = Config { inputs: INPUTS, dim, codes: 100, learner, factorize, restart: None, ..Config::default() };
+        let terms = Loss { codebook: config.codebook_weight, commitment: config.commitment_weight };
+        let new = || Quantizer::new(config, Initial::Normal).unwrap();
+        let all_gradients = |quantizer: &mut Quantizer| {
+            quantizer.collect_statistics(&cpu, 0).unwrap();
+            quantizer.update(&cpu).unwrap();
+            let mut found = quantizer.last_input_gradient().to_vec();
+            quantizer.gradients(|_, _, gradient| found.extend_from_slice(gradient));
+            found
+        };
+        let (mut whole, mut halves, mut doubled) = (new(), new(), new());
+        let rows = || mat(&x, ROWS, INPUTS);
+        let report = whole.forward_backward(&cpu, rows(), None, |_, g| g.copy_from_slice(&gradient));
+        assert_eq!(halves.forward(&cpu, rows(), None), report);
+        assert_eq!(halves.last_output().len(), ROWS * INPUTS);
+        // The second call of `backward` replaces the first.
+        let none = Loss::default();
+        halves.backward(&cpu, mat(&x, ROWS, INPUTS), &vec![1.0; x.len()], none).unwrap();
+        halves.backward(&cpu, mat(&x, ROWS, INPUTS), &gradient, terms).unwrap();
+        doubled.forward(&cpu, mat(&x, ROWS, INPUTS), None).unwrap();
+        let (twice, terms) = (gradient.iter().map(|g| 2.0 * g).collect::<Vec<_>>(), terms);
+        let terms = Loss { codebook: 2.0 * terms.codebook, commitment: 2.0 * terms.commitment };
+        doubled.backward(&cpu, mat(&x, ROWS, INPUTS), &twice, terms).unwrap();
+        let expected = all_gradients(&mut whole);
+        assert!(expected.iter().any(|g| *g != 0.0));
+        assert!(expected == all_gradients(&mut halves), "{learner:?}");
+        assert!(expected.iter().map(|g| 2.0 * g).eq(all_gradients(&mut doubled)), "{learner:?}");
+    }
 }
 
 #[test]

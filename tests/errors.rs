@@ -9,7 +9,7 @@ use vq_kernels::ops::ema::{self, Activity, Statistics};
 use vq_kernels::ops::loss::{self, SquaredError};
 use vq_kernels::ops::restart::{self, Restarted, Rule, Summary};
 use vq_kernels::ops::{self, Candidate, usage};
-use vq_kernels::quantizer::{Config, Estimator, Initial, Learner, Quantizer, StateRef};
+use vq_kernels::quantizer::{Config, Estimator, Initial, Learner, Loss, Quantizer, StateRef};
 use vq_kernels::{Cpu, Error, Isa, Line, MAX_CODES, MAX_DIM, MatMut, MatRef, Metric, NO_CODE, PackedCodebook};
 
 // -- every variant
@@ -748,6 +748,21 @@ fn the_quantizer_checks_every_extent() {
     let mut quantizer = new();
     quantizer.train_step(&cpu, mat(&[1.0; N * W], N, W), None, |_, _| {}).unwrap();
     assert_eq!(variant(&quantizer.update(&cpu).unwrap_err()), "Order");
+    // `backward` wants the rows that `forward` saw, and a gradient of their extents.
+    let (ones, terms) = ([1.0; 2 * N * W], Loss::default());
+    assert_eq!(variant(&new().backward(&cpu, mat(&ones[..N * W], N, W), &ones[..N * W], terms).unwrap_err()), "Order");
+    each_extent_is_checked("backward", [N, W, N * W], |[rows, cols, len]| {
+        let (mut quantizer, x) = (new(), vec![1.0; rows * cols]);
+        quantizer.forward(&cpu, mat(&ones[..N * W], N, W), None).unwrap();
+        let before = quantizer.last_input_gradient().to_vec();
+        let result = quantizer.backward(&cpu, mat(&x, rows, cols), &vec![1.0; len], terms);
+        unchanged(result, &[quantizer.last_input_gradient().to_vec()], before)
+    });
+    let mut quantizer = new();
+    quantizer.forward(&cpu, mat(&ones[..N * W], N, W), None).unwrap();
+    let infinite = Loss { codebook: f64::INFINITY, commitment: 0.0 };
+    let refused = quantizer.backward(&cpu, mat(&ones[..N * W], N, W), &ones[..N * W], infinite);
+    assert_eq!(variant(&refused.unwrap_err()), "Config");
 }
 
 #[test]

@@ -14,8 +14,11 @@ pub mod scenes;
 
 pub mod patches;
 
-// Where it is computed.
+// Where it is computed, and how it is learned.
 pub mod processor;
+
+pub mod adam;
+pub mod learning;
 
 // What comes out, and what the person at the terminal sees meanwhile.
 pub mod plots;

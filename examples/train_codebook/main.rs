@@ -13,7 +13,6 @@
 #[path = "../common/mod.rs"]
 mod common;
 
-mod adam;
 mod compare;
 mod data;
 mod options;

@@ -10,9 +10,10 @@ use vq_kernels::quantizer::{Config, Initial, Learner, Quantizer, Report, StateMu
 use vq_kernels::rng::Permutation;
 use vq_kernels::{Cpu, MatMut, MatRef, Metric, ops};
 
-use crate::adam::Adam;
 use crate::common::Failure;
+use crate::common::adam::{Adam, Constants};
 use crate::common::failure::Context;
+use crate::common::learning;
 use crate::common::tensors::{SafetensorsFile, Tensor, write_safetensors};
 use crate::common::terminal::{Count, Progress, interrupted};
 use crate::data::{Data, Rows};
@@ -118,24 +119,7 @@ impl<'a> Trainer<'a> {
         if plan.learn == Learn::Projector {
             align(&mut quantizer)?;
         }
-        let mut adam = Adam::default();
-        for (name, values) in quantizer.state() {
-            if let StateRef::F32(values) = values {
-                let row_len = match name {
-                    "codebook" | "latent" => config.dim,
-                    _ => values.len(),
-                };
-                let trained = match name {
-                    "latent" | "codebook" => {
-                        config.learner == Learner::Gradient && (name == "latent") == config.normalize
-                    }
-                    _ => name.ends_with(".weight") || name.ends_with(".bias"),
-                };
-                if trained {
-                    adam.register(name, values.len(), row_len);
-                }
-            }
-        }
+        let adam = learning::optimizer(&quantizer, Constants::default());
         Ok(Self { plan, quantizer, adam, cpu, last_hit: vec![0; plan.codes], batch: Vec::new() })
     }
 
@@ -164,14 +148,9 @@ impl<'a> Trainer<'a> {
                 *hit = step + 1;
             }
         }
-        for restarted in self.quantizer.last_restarted() {
-            self.adam.forget("codebook", restarted.code as usize);
-            self.adam.forget("latent", restarted.code as usize);
-        }
         let lr = self.learning_rate(step);
-        let adam = &mut self.adam;
-        let applied = self.quantizer.apply(&self.cpu, |update| adam.update(update, lr));
-        applied.context(|| format!("step {step}: the update failed"))?;
+        learning::apply(&mut self.quantizer, &mut self.adam, &self.cpu, lr)
+            .context(|| format!("step {step}: the update failed"))?;
         Ok(report)
     }
 
@@ -237,21 +216,8 @@ impl<'a> Trainer<'a> {
 
     /// Writes all that is needed to go on.
     pub fn save(&self, path: &Path, data: &Data) -> Result<(), Failure> {
-        let names: Vec<[String; 3]> = self.adam.tensors.keys().map(|name| moment_names(name)).collect();
-        let state = self.quantizer.state();
-        let mut tensors: Vec<Tensor> = state
-            .iter()
-            .map(|(name, values)| match values {
-                StateRef::F32(values) => Tensor::new(name, &[values.len()], values),
-                StateRef::F64(values) => Tensor::new(name, &[values.len()], values),
-                StateRef::U64(values) => Tensor::new(name, &[values.len()], values),
-            })
-            .collect();
-        for (moments, [first, second, updates]) in self.adam.tensors.values().zip(&names) {
-            tensors.push(Tensor::new(first, &[moments.first.len()], &moments.first));
-            tensors.push(Tensor::new(second, &[moments.second.len()], &moments.second));
-            tensors.push(Tensor::new(updates, &[moments.updates.len()], &moments.updates));
-        }
+        let mut tensors = learning::quantizer_tensors("", &self.quantizer);
+        tensors.extend(learning::adam_tensors("", &self.adam));
         tensors.push(Tensor::new("last_hit", &[self.last_hit.len()], &self.last_hit));
         let metadata = [
             ("format".to_owned(), "vq-kernels checkpoint 1".to_owned()),
@@ -275,18 +241,9 @@ impl<'a> Trainer<'a> {
             }
             None => return Err(Failure::new(format!("`{}` is not a checkpoint of this program", path.display()))),
         }
-        self.quantizer.restore(|name, place| match place {
-            StateMut::F32(values) => fill(values, &mut file, name),
-            StateMut::F64(values) => fill(values, &mut file, name),
-            StateMut::U64(values) => fill(values, &mut file, name),
-        })?;
-        for (name, moments) in &mut self.adam.tensors {
-            let [first, second, updates] = moment_names(name);
-            fill(&mut moments.first, &mut file, &first)?;
-            fill(&mut moments.second, &mut file, &second)?;
-            fill(&mut moments.updates, &mut file, &updates)?;
-        }
-        fill(&mut self.last_hit, &mut file, "last_hit")
+        learning::restore_quantizer("", &mut self.quantizer, &mut file)?;
+        learning::restore_adam("", &mut self.adam, &mut file)?;
+        learning::fill(&mut self.last_hit, &mut file, "last_hit")
     }
 
     /// Writes what encoding and decoding need, and nothing else.
@@ -335,28 +292,6 @@ impl<'a> Trainer<'a> {
             "without_code": report.without_code,
         })
     }
-}
-
-fn moment_names(name: &str) -> [String; 3] {
-    ["first", "second", "updates"].map(|moment| format!("adam.{name}.{moment}"))
-}
-
-fn fill<T: crate::common::tensors::Scalar>(
-    to: &mut [T],
-    file: &mut SafetensorsFile,
-    name: &str,
-) -> Result<(), Failure> {
-    let values = file.read::<T>(name)?;
-    if values.len() != to.len() {
-        return Err(Failure::new(format!(
-            "`{name}` in `{}` has {} values, expected {}",
-            file.path().display(),
-            values.len(),
-            to.len()
-        )));
-    }
-    to.copy_from_slice(&values);
-    Ok(())
 }
 
 /// The rows of step `step`: a pure function of seed and step. Each epoch is a permutation of all rows.

@@ -172,6 +172,8 @@ impl LinearGradient {
 /// All gradients of a step.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Gradients {
+    /// Derivative of the loss by the codebook term.
+    pub codebook_weight: f64,
     /// By the slots of [`Layers`].
     pub layers: [LinearGradient; 3],
     /// Codes that were hit, ascending, and their gradients `[hit, dim]`.
@@ -308,8 +310,8 @@ impl Quantizer {
     pub(super) fn code_gradients(&mut self, cpu: &Cpu) -> Result<()> {
         let dim = self.config.dim;
         let elements = self.statistics.total() * dim as f64;
-        let scale = if elements > 0.0 { 2.0 * self.config.codebook_weight / elements } else { 0.0 };
-        let Gradients { codes, rows, layers } = &mut self.gradients;
+        let scale = if elements > 0.0 { 2.0 * self.gradients.codebook_weight / elements } else { 0.0 };
+        let Gradients { codes, rows, layers, .. } = &mut self.gradients;
         let projector = &mut layers[Layers::PROJECTOR];
         codes.clear();
         codes.extend(self.statistics.hits());

@@ -22,11 +22,13 @@ pub(super) struct Pass {
     pub codes: Vec<u32>,
     pub weights: Option<Vec<f32>>,
     pub quantized: Vec<f32>,
+    /// Quantized rows, projected back; empty where there is no projection.
     pub output: Vec<f32>,
     pub doutput: Vec<f32>,
     pub dquantized: Vec<f32>,
     pub dz: Vec<f32>,
     pub dx: Vec<f32>,
+    pub commitment: SquaredError,
     pub scratch: Vec<u32>,
     pub restarted: Vec<Restarted>,
 }
@@ -36,11 +38,16 @@ impl Pass {
     pub fn searched(&self, config: &Config) -> &[f32] {
         if config.normalize { &self.unit } else { &self.z }
     }
+
+    /// What the layer returns.
+    pub fn output(&self, config: &Config) -> &[f32] {
+        if config.factorize { &self.output } else { &self.quantized }
+    }
 }
 
 impl Quantizer {
-    /// `z`, unit rows, codes and quantized rows of the pass.
-    pub(super) fn forward(&mut self, cpu: &Cpu, x: MatRef, weights: Option<&[f32]>) -> Result<()> {
+    /// `z`, unit rows, codes, quantized rows and output of the pass.
+    pub(super) fn pass_rows(&mut self, cpu: &Cpu, x: MatRef, weights: Option<&[f32]>) -> Result<()> {
         let (rows, dim) = (x.rows(), self.config.dim);
         let pass = &mut self.pass;
         pass.z.clear();
@@ -72,11 +79,17 @@ impl Quantizer {
         found?;
         self.pass.quantized.resize(rows * dim, 0.0);
         let codebook = MatRef::new(&self.codebook, self.config.codes, dim)?;
-        ops::gather(cpu, &self.pass.codes, codebook, MatMut::new(&mut self.pass.quantized, rows, dim)?)
+        ops::gather(cpu, &self.pass.codes, codebook, MatMut::new(&mut self.pass.quantized, rows, dim)?)?;
+        if let Some(linear) = &self.layers.project_out {
+            self.pass.output.resize(rows * self.config.inputs, 0.0);
+            let quantized = MatRef::new(&self.pass.quantized, rows, dim)?;
+            linear.forward(cpu, quantized, MatMut::new(&mut self.pass.output, rows, self.config.inputs)?)?;
+        }
+        Ok(())
     }
 
-    /// The loss terms, with the commitment's sum for its gradient.
-    pub(super) fn losses(&mut self, cpu: &Cpu, weights: Option<&[f32]>) -> Result<(Report, SquaredError)> {
+    /// The loss terms; the pass keeps the commitment's sum for its gradient.
+    pub(super) fn losses(&mut self, cpu: &Cpu, weights: Option<&[f32]>) -> Result<Report> {
         let (rows, dim, pass) = (self.pass.codes.len(), self.config.dim, &self.pass);
         let quantized = MatRef::new(&pass.quantized, rows, dim)?;
         let z = MatRef::new(&pass.z, rows, dim)?;
@@ -97,29 +110,18 @@ impl Quantizer {
             mean_norm: lengths.sum::<f64>() / coded.max(1) as f64,
             ..Report::default()
         };
-        Ok((report, commitment))
+        self.pass.commitment = commitment;
+        Ok(report)
     }
 
-    /// From the head's gradient to that at `x`, and the projections' own.
-    pub(super) fn backward(
-        &mut self,
-        cpu: &Cpu,
-        x: MatRef,
-        weights: Option<&[f32]>,
-        commitment: SquaredError,
-        head: impl FnOnce(MatRef, &mut [f32]),
-    ) -> Result<()> {
+    /// From the gradient at the output (in `pass.doutput`) to that at `x`, and the projections' own.
+    pub(super) fn pass_gradients(&mut self, cpu: &Cpu, x: MatRef, commitment_weight: f64) -> Result<()> {
         let (rows, dim, inputs) = (x.rows(), self.config.dim, self.config.inputs);
         let pass = &mut self.pass;
-        pass.doutput.clear();
-        pass.doutput.resize(rows * inputs, 0.0);
-        // -- output and its gradient, back to the quantized rows
+        // -- back to the quantized rows
         match &self.layers.project_out {
             Some(linear) => {
-                pass.output.resize(rows * inputs, 0.0);
                 let quantized = MatRef::new(&pass.quantized, rows, dim)?;
-                linear.forward(cpu, quantized, MatMut::new(&mut pass.output, rows, inputs)?)?;
-                head(MatRef::new(&pass.output, rows, inputs)?, &mut pass.doutput);
                 clear_uncoded(&pass.codes, inputs, &mut pass.doutput);
                 let doutput = MatRef::new(&pass.doutput, rows, inputs)?;
                 self.gradients.layers[Layers::PROJECT_OUT].of(cpu, linear, doutput, quantized)?;
@@ -131,10 +133,7 @@ impl Quantizer {
                     MatMut::new(&mut pass.dquantized, rows, dim)?,
                 )?;
             }
-            None => {
-                head(MatRef::new(&pass.quantized, rows, dim)?, &mut pass.doutput);
-                core::mem::swap(&mut pass.dquantized, &mut pass.doutput);
-            }
+            None => core::mem::swap(&mut pass.dquantized, &mut pass.doutput),
         }
         // -- the estimator, to the rows that were searched
         pass.dz.resize(rows * dim, 0.0);
@@ -160,10 +159,10 @@ impl Quantizer {
         let finite = |row: &[f32]| row.iter().all(|x| x.is_finite());
         pass.dz.chunks_exact_mut(dim).filter(|row| !finite(row)).for_each(|row| row.fill(0.0));
         // -- commitment, on un-normalized rows
-        let elements = commitment.weight * dim as f64;
+        let elements = pass.commitment.weight * dim as f64;
         if elements > 0.0 {
             // Weights near the smallest f32 would take the factor out of its range: beyond it, no gradient.
-            let scale = Some((2.0 * self.config.commitment_weight / elements) as f32).filter(|s| s.is_finite());
+            let scale = Some((2.0 * commitment_weight / elements) as f32).filter(|s| s.is_finite());
             let (scale, z) = (scale.unwrap_or(0.0), MatRef::new(&pass.z, rows, dim)?);
             let dz = MatMut::new(&mut pass.dz, rows, dim)?;
             loss::squared_error_backward(
@@ -171,7 +170,7 @@ impl Quantizer {
                 z,
                 MatRef::new(&pass.quantized, rows, dim)?,
                 &pass.codes,
-                weights,
+                pass.weights.as_deref(),
                 scale,
                 dz,
             )?;

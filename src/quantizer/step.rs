@@ -19,9 +19,8 @@ pub(super) enum Phase {
     Collected,
 }
 
-/// The two loss terms of a step, unweighted means over elements.
+/// The two loss terms of a step, unweighted means over elements; or a total loss's derivatives by them.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-#[non_exhaustive]
 pub struct Loss {
     /// `mean ‖sg(ẑ) − e‖²`: moves codes towards rows.
     pub codebook: f64,
@@ -75,8 +74,9 @@ impl Quantizer {
         Ok(report)
     }
 
-    /// The worker's part of a step: forward, losses, backward. (The report's `active` and `restart` come
-    /// from the other parts.) Gradients of the projections are those of this worker's mean loss.
+    /// The worker's part of a step: [`forward`](Self::forward), `head`, [`backward`](Self::backward) with the
+    /// configuration's weights. (The report's `active` and `restart` come from the other parts.) Gradients of
+    /// the projections are those of this worker's mean loss.
     ///
     /// # Errors
     /// [`Error::Shape`] where the extents differ, [`Error::Value`] for weights outside `0..=1`.
@@ -87,29 +87,77 @@ impl Quantizer {
         weights: Option<&[f32]>,
         head: impl FnOnce(MatRef, &mut [f32]),
     ) -> Result<Report> {
-        const OP: &str = "train_step";
+        let report = self.forward(cpu, x, weights)?;
+        let mut gradient = core::mem::take(&mut self.pass.doutput);
+        gradient.clear();
+        gradient.resize(x.rows() * self.config.inputs, 0.0);
+        head(MatRef::new(self.pass.output(&self.config), x.rows(), self.config.inputs)?, &mut gradient);
+        self.pass.doutput = gradient;
+        let terms = Loss { codebook: self.config.codebook_weight, commitment: self.config.commitment_weight };
+        self.weigh(terms)?;
+        self.pass_gradients(cpu, x, terms.commitment)?;
+        Ok(report)
+    }
+
+    /// The first half of a step, for frameworks that call for the gradient later: rows `x` `[rows, inputs]`
+    /// to codes ([`last_codes`](Self::last_codes)), output ([`last_output`](Self::last_output)) and loss terms.
+    /// (The report's `active` and `restart` come from the later parts.)
+    ///
+    /// # Errors
+    /// [`Error::Shape`] where the extents differ, [`Error::Value`] for weights outside `0..=1`.
+    pub fn forward(&mut self, cpu: &Cpu, x: MatRef, weights: Option<&[f32]>) -> Result<Report> {
+        const OP: &str = "forward";
         same(OP, "columns of x", self.config.inputs, x.cols())?;
         ops::check_weights(OP, weights, x.rows())?;
         ops::check_rows(OP, x.rows())?;
         self.phase = Phase::Idle;
         // What an earlier step left must not be applied again.
         self.gradients.clear();
-        self.forward(cpu, x, weights)?;
-        let (report, commitment) = self.losses(cpu, weights)?;
-        self.backward(cpu, x, weights, commitment, head)?;
         self.pass.weights = weights.map(<[f32]>::to_vec);
+        self.gradients.codebook_weight = self.config.codebook_weight;
+        self.pass_rows(cpu, x, weights)?;
+        let report = self.losses(cpu, weights)?;
         self.phase = Phase::Passed;
         Ok(report)
+    }
+
+    /// The second half: the gradient at `x` ([`last_input_gradient`](Self::last_input_gradient)) and the
+    /// projections' own, from the loss's derivatives by what [`forward`](Self::forward) returned: `output`
+    /// `[rows, inputs]`, and by each loss term. `x` is what `forward` was given.
+    ///
+    /// # Errors
+    /// [`Error::Order`] where no `forward` came before, [`Error::Shape`] where the extents differ from its,
+    /// [`Error::Config`] for derivatives by the terms that are not finite.
+    pub fn backward(&mut self, cpu: &Cpu, x: MatRef, output: &[f32], terms: Loss) -> Result<()> {
+        const OP: &str = "backward";
+        if self.phase != Phase::Passed {
+            return Err(Error::Order { op: OP, expected: "forward" });
+        }
+        same(OP, "rows of x", self.pass.codes.len(), x.rows())?;
+        same(OP, "columns of x", self.config.inputs, x.cols())?;
+        same(OP, "length of output's gradient", x.data().len(), output.len())?;
+        self.weigh(terms)?;
+        self.pass.doutput.clear();
+        self.pass.doutput.extend_from_slice(output);
+        self.pass_gradients(cpu, x, terms.commitment)
+    }
+
+    fn weigh(&mut self, terms: Loss) -> Result<()> {
+        if !(terms.codebook.is_finite() && terms.commitment.is_finite()) {
+            return Err(Error::Config { field: "terms", expected: "finite derivatives by the loss terms" });
+        }
+        self.gradients.codebook_weight = terms.codebook;
+        Ok(())
     }
 
     /// The exponent that this worker's rows ask for; workers
     /// [`collect_statistics`](Self::collect_statistics) with the largest of theirs.
     ///
     /// # Errors
-    /// [`Error::Order`] where no [`forward_backward`](Self::forward_backward) came before.
+    /// [`Error::Order`] where no [`forward`](Self::forward) came before.
     pub fn exponent(&self) -> Result<i32> {
         if self.phase == Phase::Idle {
-            return Err(Error::Order { op: "exponent", expected: "forward_backward" });
+            return Err(Error::Order { op: "exponent", expected: "forward" });
         }
         match self.config.normalize {
             true => Ok(0),
@@ -121,16 +169,16 @@ impl Quantizer {
         }
     }
 
-    /// Sums the rows of the last [`forward_backward`](Self::forward_backward) by code, exactly, in units that
+    /// Sums the rows of the last [`forward`](Self::forward) by code, exactly, in units that
     /// `exponent` sets. Returns how many distinct codes were hit. Workers then merge their
     /// [`statistics_mut`](Self::statistics_mut).
     ///
     /// # Errors
-    /// [`Error::Order`] where no `forward_backward` came before; [`Error::Value`] for an exponent below
+    /// [`Error::Order`] where no `forward` came before; [`Error::Value`] for an exponent below
     /// [`exponent`](Self::exponent); [`Error::Overflow`] where one code takes more than 2²² rows.
     pub fn collect_statistics(&mut self, cpu: &Cpu, exponent: i32) -> Result<usize> {
         if self.phase == Phase::Idle {
-            return Err(Error::Order { op: "collect_statistics", expected: "forward_backward" });
+            return Err(Error::Order { op: "collect_statistics", expected: "forward" });
         }
         self.phase = Phase::Passed;
         self.statistics.clear(exponent);

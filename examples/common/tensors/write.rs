@@ -1,6 +1,7 @@
 //! Writing: a few tensors at once, or one tensor whose rows come in chunks.
 
 use core::marker::PhantomData;
+use std::borrow::Cow;
 use std::io::Write;
 use std::path::Path;
 
@@ -17,7 +18,7 @@ const CHUNK: usize = 1 << 16;
 
 /// A named tensor that borrows its numbers.
 pub struct Tensor<'a> {
-    name: &'a str,
+    name: Cow<'a, str>,
     dtype: Dtype,
     shape: Vec<usize>,
     bytes: usize,
@@ -26,7 +27,8 @@ pub struct Tensor<'a> {
 
 impl<'a> Tensor<'a> {
     /// `values` in C order; [`write_safetensors`] checks that they fill `shape`.
-    pub fn new<T: Scalar>(name: &'a str, shape: &[usize], values: &'a [T]) -> Self {
+    pub fn new<T: Scalar>(name: impl Into<Cow<'a, str>>, shape: &[usize], values: &'a [T]) -> Self {
+        let name = name.into();
         Self { name, dtype: T::DTYPE, shape: shape.to_vec(), bytes: size_of_val(values), values: Box::new(values) }
     }
 }
@@ -54,7 +56,7 @@ pub fn write_safetensors(path: &Path, tensors: &[Tensor<'_>], metadata: &[(Strin
     // Wide numbers first keeps every tensor aligned for readers that map the file.
     order.sort_by_key(|tensor| core::cmp::Reverse(tensor.dtype.bitsize()));
     let entries: Vec<Entry<'_>> =
-        order.iter().map(|tensor| (tensor.name, tensor.dtype, &*tensor.shape, tensor.bytes)).collect();
+        order.iter().map(|tensor| (&*tensor.name, tensor.dtype, &*tensor.shape, tensor.bytes)).collect();
     let header = header(path, &entries, metadata)?;
     write_atomic(path, |file| {
         file.write_all(&header).at("write", path)?;

@@ -7,14 +7,29 @@ use std::collections::BTreeMap;
 
 use vq_kernels::quantizer::Update;
 
-const BETA1: f64 = 0.9;
-const BETA2: f64 = 0.99;
-const EPSILON: f64 = 1e-8;
+/// Adam's constants.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Constants {
+    /// Decay of the first moments.
+    pub beta1: f64,
+    /// Decay of the second moments.
+    pub beta2: f64,
+    /// Added to the root of the second moment.
+    pub epsilon: f64,
+}
+
+impl Default for Constants {
+    fn default() -> Self {
+        Self { beta1: 0.9, beta2: 0.99, epsilon: 1e-8 }
+    }
+}
 
 /// Moments of one tensor.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Moments {
+    /// Moving average of the gradient.
     pub first: Vec<f32>,
+    /// Moving average of its square.
     pub second: Vec<f32>,
     /// Updates that each row (of `row_len` values) has had.
     pub updates: Vec<u32>,
@@ -22,6 +37,7 @@ pub struct Moments {
 }
 
 impl Moments {
+    /// No updates yet, of `len` values in rows of `row_len`.
     pub fn new(len: usize, row_len: usize) -> Self {
         Self { first: vec![0.0; len], second: vec![0.0; len], updates: vec![0; len / row_len], row_len }
     }
@@ -30,6 +46,9 @@ impl Moments {
 /// The optimizer: one set of moments for each tensor.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Adam {
+    /// Its constants.
+    pub constants: Constants,
+    /// Moments by the tensor's name.
     pub tensors: BTreeMap<String, Moments>,
 }
 
@@ -41,18 +60,19 @@ impl Adam {
 
     /// One update of the values at hand.
     pub fn update(&mut self, update: Update<'_>, lr: f64) {
+        let Constants { beta1, beta2, epsilon } = self.constants;
         let Some(moments) = self.tensors.get_mut(update.name) else { return };
         let at = update.offset..update.offset + update.values.len();
         let row = update.offset / moments.row_len;
         moments.updates[row] += 1;
         let t = f64::from(moments.updates[row]);
-        let (correct1, correct2) = (1.0 - BETA1.powf(t), 1.0 - BETA2.powf(t));
+        let (correct1, correct2) = (1.0 - beta1.powf(t), 1.0 - beta2.powf(t));
         let (first, second) = (&mut moments.first[at.clone()], &mut moments.second[at]);
         for (((value, &g), m), v) in update.values.iter_mut().zip(update.gradient).zip(first).zip(second) {
             let g = f64::from(g);
-            *m = (BETA1 * f64::from(*m) + (1.0 - BETA1) * g) as f32;
-            *v = (BETA2 * f64::from(*v) + (1.0 - BETA2) * g * g) as f32;
-            let step = f64::from(*m) / correct1 / ((f64::from(*v) / correct2).sqrt() + EPSILON);
+            *m = (beta1 * f64::from(*m) + (1.0 - beta1) * g) as f32;
+            *v = (beta2 * f64::from(*v) + (1.0 - beta2) * g * g) as f32;
+            let step = f64::from(*m) / correct1 / ((f64::from(*v) / correct2).sqrt() + epsilon);
             *value = (f64::from(*value) - lr * step) as f32;
         }
     }
