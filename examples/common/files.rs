@@ -123,6 +123,21 @@ pub fn write_atomic(path: &Path, write: impl FnOnce(&mut dyn Write) -> Result<()
     file.commit()
 }
 
+/// Makes the output directory, and finds out now rather than after the training whether it can be written.
+pub fn create_writable(out: &Path) -> Result<(), Failure> {
+    fs::create_dir_all(out).at("create", out)?;
+    tempfile::tempfile_in(out).at("write to", out)?;
+    Ok(())
+}
+
+/// Removes a file, where there is one.
+pub fn remove(file: &Path) -> Result<(), Failure> {
+    match fs::remove_file(file) {
+        Err(cause) if cause.kind() != io::ErrorKind::NotFound => Err(Failure::io("remove", file, &cause)),
+        _ => Ok(()),
+    }
+}
+
 /// Appends one JSON line to a log, which is created when absent.
 pub fn append_line(path: &Path, line: &Value) -> Result<(), Failure> {
     let mut log = OpenOptions::new().create(true).append(true).open(path).at("open", path)?;

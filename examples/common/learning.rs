@@ -34,8 +34,8 @@ pub fn apply(quantizer: &mut Quantizer, adam: &mut Adam, cpu: &Cpu, lr: f64) -> 
     Ok(quantizer.apply(cpu, |update| adam.update(update, lr))?)
 }
 
-/// The quantizer's whole state, under its own names.
-pub fn quantizer_tensors<'a>(prefix: &str, quantizer: &'a Quantizer) -> Vec<Tensor<'a>> {
+/// The quantizer's state, under its own names: of the tensors that `keep` asks for.
+pub fn quantizer_tensors<'a>(prefix: &str, quantizer: &'a Quantizer, keep: fn(&str) -> bool) -> Vec<Tensor<'a>> {
     let tensor = |(name, values)| {
         let name = format!("{prefix}{name}");
         match values {
@@ -44,12 +44,20 @@ pub fn quantizer_tensors<'a>(prefix: &str, quantizer: &'a Quantizer) -> Vec<Tens
             StateRef::U64(values) => Tensor::new(name, &[values.len()], values),
         }
     };
-    quantizer.state().into_iter().map(tensor).collect()
+    quantizer.state().into_iter().filter(|(name, _)| keep(name)).map(tensor).collect()
 }
 
-/// Takes up what [`quantizer_tensors`] wrote.
-pub fn restore_quantizer(prefix: &str, quantizer: &mut Quantizer, file: &mut SafetensorsFile) -> Result<(), Failure> {
+/// Takes up what [`quantizer_tensors`] wrote; what was not kept stays as it is.
+pub fn restore_quantizer(
+    prefix: &str,
+    quantizer: &mut Quantizer,
+    file: &mut SafetensorsFile,
+    keep: fn(&str) -> bool,
+) -> Result<(), Failure> {
     quantizer.restore(|name, place| {
+        if !keep(name) {
+            return Ok(());
+        }
         let name = format!("{prefix}{name}");
         match place {
             StateMut::F32(values) => fill(values, file, &name),

@@ -18,7 +18,8 @@ use crate::common::terminal::{Count, Progress, interrupted, print};
 use crate::data::Data;
 use crate::options::{Init, Learn, Options};
 use crate::report::{Figures, warn_few_rows};
-use crate::run::{create_writable, processor};
+use crate::common::files::create_writable;
+use crate::run::processor;
 use crate::trainer::{Plan, Trainer};
 
 const SCENES: usize = 512;

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::common::Failure;
 use crate::common::failure::At;
-use crate::common::files::{append_line, truncate_log};
+use crate::common::files::{append_line, create_writable, remove, truncate_log};
 use crate::common::processor::Processor;
 use crate::common::terminal::{Count, Progress, interrupted, print};
 use crate::data::Data;
@@ -134,20 +134,6 @@ fn plan(options: &Options) -> Plan {
 pub fn processor(options: &Options) -> Result<Processor, Failure> {
     let all = || std::thread::available_parallelism().map_or(1, usize::from);
     Processor::new(&options.isa, options.threads.unwrap_or_else(all))
-}
-
-/// Makes the output directory, and finds out now rather than after the training whether it can be written.
-pub fn create_writable(out: &Path) -> Result<(), Failure> {
-    std::fs::create_dir_all(out).at("create", out)?;
-    tempfile::tempfile_in(out).at("write to", out)?;
-    Ok(())
-}
-
-fn remove(file: &Path) -> Result<(), Failure> {
-    match std::fs::remove_file(file) {
-        Err(cause) if cause.kind() != std::io::ErrorKind::NotFound => Err(Failure::io("remove", file, &cause)),
-        _ => Ok(()),
-    }
 }
 
 /// The utilization that a log holds, step by step.

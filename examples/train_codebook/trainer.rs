@@ -216,7 +216,7 @@ impl<'a> Trainer<'a> {
 
     /// Writes all that is needed to go on.
     pub fn save(&self, path: &Path, data: &Data) -> Result<(), Failure> {
-        let mut tensors = learning::quantizer_tensors("", &self.quantizer);
+        let mut tensors = learning::quantizer_tensors("", &self.quantizer, |_| true);
         tensors.extend(learning::adam_tensors("", &self.adam));
         tensors.push(Tensor::new("last_hit", &[self.last_hit.len()], &self.last_hit));
         let metadata = [
@@ -241,7 +241,7 @@ impl<'a> Trainer<'a> {
             }
             None => return Err(Failure::new(format!("`{}` is not a checkpoint of this program", path.display()))),
         }
-        learning::restore_quantizer("", &mut self.quantizer, &mut file)?;
+        learning::restore_quantizer("", &mut self.quantizer, &mut file, |_| true)?;
         learning::restore_adam("", &mut self.adam, &mut file)?;
         learning::fill(&mut self.last_hit, &mut file, "last_hit")
     }
