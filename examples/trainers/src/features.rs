@@ -35,6 +35,7 @@ use crate::common::Failure;
 
 /// A frozen feature network: never trained, no gradients to its weights, gradients through it to its input.
 #[derive(Module, Debug)]
+#[allow(clippy::large_enum_variant, reason = "there are one or two in a run")]
 pub enum FeatureNet<B: Backend> {
     /// SqueezeNet v1.1, from Caffe or from torchvision weights.
     SqueezeNet(SqueezeNet<B>),

@@ -22,6 +22,7 @@ use macs::{Cost, Size};
 use vit::{VitConfig, VitDecoder, VitEncoder};
 
 /// From images to latents.
+#[expect(clippy::large_enum_variant, reason = "there is one of each, and it is not moved in a loop")]
 #[derive(Module, Debug)]
 pub enum Encoder<B: Backend> {
     /// Convolutions.
@@ -52,6 +53,7 @@ impl<B: Backend> Encoder<B> {
 ///
 /// The adaptive weight of VQGAN's adversarial loss (Esser et al. 2021, eq. 7) needs the gradient at the last layer alone:
 /// [`head`](Self::head) takes that layer's values from outside, so they and the trunk's output can be leaves of their own.
+#[expect(clippy::large_enum_variant, reason = "there is one of each, and it is not moved in a loop")]
 #[derive(Module, Debug)]
 pub enum Decoder<B: Backend> {
     /// Convolutions.

@@ -14,3 +14,4 @@ pub mod trained;
 
 pub mod evaluate;
 pub mod report;
+pub mod table;

@@ -193,6 +193,12 @@ fn assert_gradients(what: &str, found: &BTreeMap<String, Vec<f32>>, golden: &Val
     }
 }
 
+/// Logits of real and of fake images to a loss.
+type LossOfD<const R: usize> = fn(Tensor<HostTrain, R>, Tensor<HostTrain, R>) -> Tensor<HostTrain, 1>;
+
+/// Logits of fake images to a loss.
+type LossOfG<const R: usize> = fn(Tensor<HostTrain, R>) -> Tensor<HostTrain, 1>;
+
 fn discriminator<M: Module<HostTrain> + burn::module::AutodiffModule<HostTrain>, const R: usize>(
     case: &str,
     net: &M,
@@ -204,7 +210,7 @@ fn discriminator<M: Module<HostTrain> + burn::module::AutodiffModule<HostTrain>,
     assert_close(case, &host(forward(net, real.clone())), &golden["real"], TOLERANCE);
     assert_close(case, &host(forward(net, fake.clone())), &golden["fake"], TOLERANCE);
 
-    let of_d: [(&str, fn(_, _) -> Tensor<HostTrain, 1>); 2] =
+    let of_d: [(&str, LossOfD<R>); 2] =
         [("hinge_d", hinge_d::<HostTrain, R>), ("softplus_d", softplus_d::<HostTrain, R>)];
     for (name, loss) in of_d {
         let loss = loss(forward(net, real.clone()), forward(net, fake.clone()));
@@ -212,7 +218,7 @@ fn discriminator<M: Module<HostTrain> + burn::module::AutodiffModule<HostTrain>,
         let gradients = GradientsParams::from_grads(loss.backward(), net);
         assert_gradients(&format!("{case}, {name}"), &by_name(net, &gradients), &golden[name]["gradients"], 0.002);
     }
-    let of_g: [(&str, fn(_) -> Tensor<HostTrain, 1>); 2] =
+    let of_g: [(&str, LossOfG<R>); 2] =
         [("hinge_g", hinge_g::<HostTrain, R>), ("softplus_g", softplus_g::<HostTrain, R>)];
     for (name, loss) in of_g {
         let fake = fake.clone().require_grad();

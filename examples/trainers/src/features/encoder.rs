@@ -23,6 +23,7 @@ const RANDOM_GRID: usize = 14;
 
 /// A frozen encoder of images to a grid of features, one a patch.
 #[derive(Module, Debug)]
+#[allow(clippy::large_enum_variant, reason = "there are one or two in a run")]
 pub enum VisionEncoder<B: Backend> {
     /// SqueezeNet v1.1, fire8: 512 channels, 14 × 14.
     SqueezeNet(SqueezeNet<B>),

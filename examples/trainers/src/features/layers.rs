@@ -101,7 +101,7 @@ impl<B: Backend> Channelwise<B> {
     /// CLIP's input for images in [-1, 1]: images in [0, 1] minus mean by deviation (Radford et al. 2021).
     pub(super) fn clip(device: &B::Device) -> Self {
         let mean = [0.481_454_66, 0.457_827_5, 0.408_210_73].map(|mean: f32| 2.0 * mean - 1.0);
-        let deviation = [0.268_629_54, 0.261_302_58, 0.275_777_11].map(|deviation: f32| 2.0 * deviation);
+        let deviation = [0.268_629_54, 0.261_302_6, 0.275_777_1].map(|deviation: f32| 2.0 * deviation);
         Self::standardize(mean, deviation, device)
     }
 

@@ -17,11 +17,11 @@ pub(crate) mod synthetic;
 
 use synthetic::Shapes;
 
+/// Names, shapes and values.
+pub(crate) type Tensors = Vec<(String, Vec<usize>, Vec<f32>)>;
+
 /// Writes a file of synthetic weights, after `change` has had its way with them.
-pub(crate) fn file_of(
-    shapes: &Shapes,
-    change: impl FnOnce(&mut Vec<(String, Vec<usize>, Vec<f32>)>),
-) -> (TempDir, PathBuf) {
+pub(crate) fn file_of(shapes: &Shapes, change: impl FnOnce(&mut Tensors)) -> (TempDir, PathBuf) {
     let directory = tempfile::tempdir().expect("a temporary directory");
     let path = directory.path().join("weights.safetensors");
     let mut tensors: Vec<_> =
@@ -42,7 +42,7 @@ fn load(shapes: &Shapes) -> FeatureNet<Host> {
     load_feature_net(&path, &Default::default()).expect("all tensors are there")
 }
 
-fn refusal(shapes: &Shapes, change: impl FnOnce(&mut Vec<(String, Vec<usize>, Vec<f32>)>)) -> String {
+fn refusal(shapes: &Shapes, change: impl FnOnce(&mut Tensors)) -> String {
     let (_directory, path) = file_of(shapes, change);
     load_feature_net::<Host>(&path, &Default::default()).expect_err("a bad file").to_string()
 }
@@ -297,7 +297,7 @@ mod encoders {
 
     #[test]
     fn towers_of_other_sizes_are_refused() {
-        let refusal = |change: fn(&mut Vec<(String, Vec<usize>, Vec<f32>)>)| {
+        let refusal = |change: fn(&mut Tensors)| {
             let (_directory, path) = file_of(&synthetic::clip(true), change);
             load_vision_encoder::<Host>(&path, &Default::default()).expect_err("a bad tower").to_string()
         };

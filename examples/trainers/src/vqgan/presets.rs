@@ -28,6 +28,7 @@ pub enum Preset {
     /// VQGAN-LC, f8 at 256 px.
     LcF8,
     /// VQGAN-LC, f16 at 512 px.
+    #[value(name = "lc-f16-512")]
     LcF16At512,
     /// ViT-VQGAN small: 512 wide, 8 deep, both ways.
     VitSmall,
@@ -36,6 +37,7 @@ pub enum Preset {
     /// ViT-VQGAN large: encoder 512 × 8, decoder 1280 × 32.
     VitLarge,
     /// 4M's ViT-B VQ-VAE of RGB at 224 px: no adversary.
+    #[value(name = "4m-vit-b")]
     FourMVitB,
 }
 

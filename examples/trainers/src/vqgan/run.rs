@@ -138,7 +138,7 @@ fn run_on<B: TrainBackend>(options: &Options, device: B::Device) -> Result<(), F
 }
 
 /// All threads of the machine, for the quantizer.
-fn pool() -> Result<rayon::ThreadPool, Failure> {
+pub(super) fn pool() -> Result<rayon::ThreadPool, Failure> {
     rayon::ThreadPoolBuilder::new().build().context(|| "cannot start threads".into())
 }
 

@@ -151,7 +151,7 @@ impl<B: TrainBackend> Trainer<B> {
         };
         let layer = config.codes.layer(config.seed);
         let mut quantizer = Quantizer::new(layer, initial).context(|| "cannot set up the quantizer".into())?;
-        if config.codes.system == System::Lc && config.codes.standardize {
+        if config.codes.system == System::Lc && config.codes.standardize && !config.codes.normalize {
             standardize(&mut quantizer)?;
         }
         let adam = learning::optimizer(&quantizer, config.optimizer.constants());

@@ -5,7 +5,7 @@ use burn::tensor::FloatDType;
 use super::*;
 use crate::backend::{Host, HostTrain};
 use crate::common::scenes;
-use crate::features::tests::{file_of, synthetic};
+use crate::features::tests::{Tensors, file_of, synthetic};
 use crate::losses::gradients::{check, value, wide};
 use crate::params;
 
@@ -54,7 +54,7 @@ fn only_the_real_ones_are_called_lpips() {
 #[test]
 fn bad_linear_weights_are_refused() {
     let (_directory, net) = file_of(&synthetic::squeezenet(true), |_| ());
-    let refusal = |shapes, change: fn(&mut Vec<(String, Vec<usize>, Vec<f32>)>)| {
+    let refusal = |shapes, change: fn(&mut Tensors)| {
         let (_directory, lin) = file_of(&shapes, change);
         Perceptual::<Host>::load(Some(&net), Some(&lin), &Default::default()).expect_err("a bad file").to_string()
     };
