@@ -38,8 +38,17 @@ pub struct Rgb {
 /// Grey, palette and 16-bit pictures become RGB, and a transparent one is seen on black. A picture that cannot be decoded is skipped with a
 /// warning; other files and label maps (`*_sem.png`, `*_inst`, `*_depth_mm`, `*_normal`, `*_mask.png`) are skipped silently.
 pub fn load_images(path: &Path, progress: bool) -> Result<Vec<Rgb>, Failure> {
+    let mut images = Vec::new();
+    visit_images(path, progress, |image| images.push(image))?;
+    // Archives list their files in any order; a run must not depend on it.
+    images.sort_by(|left, right| left.name.cmp(&right.name));
+    Ok(images)
+}
+
+/// Hands over the pictures of [`load_images`] one by one, in no certain order: for those who keep less of them than 12 bytes a pixel.
+pub fn visit_images(path: &Path, progress: bool, mut visit: impl FnMut(Rgb)) -> Result<(), Failure> {
     let about = fs::metadata(path).at("read", path)?;
-    let mut loader = Loader { images: Vec::new(), broken: 0, progress: Progress::hidden() };
+    let mut loader = Loader { visit: &mut visit, read: 0, broken: 0, progress: Progress::hidden() };
     if about.is_dir() {
         let files = picture_files(path)?;
         if progress {
@@ -61,17 +70,21 @@ pub fn load_images(path: &Path, progress: bool) -> Result<Vec<Rgb>, Failure> {
 }
 
 /// What the loading of a directory and of an archive have in common.
-struct Loader {
-    images: Vec<Rgb>,
+struct Loader<'a> {
+    visit: &'a mut dyn FnMut(Rgb),
+    read: usize,
     broken: usize,
     progress: Progress,
 }
 
-impl Loader {
+impl Loader<'_> {
     fn add(&mut self, name: String, bytes: std::io::Result<Vec<u8>>) {
         let decoded = bytes.map_err(image::ImageError::IoError).and_then(|bytes| decode(&bytes));
         match decoded {
-            Ok(image) => self.images.push(rgb(name, image)),
+            Ok(image) => {
+                self.read += 1;
+                (self.visit)(rgb(name, image));
+            }
             Err(cause) => {
                 self.broken += 1;
                 self.progress.warn(format_args!("skipped `{name}`: {cause}"));
@@ -79,8 +92,8 @@ impl Loader {
         }
     }
 
-    fn finish(mut self, path: &Path) -> Result<Vec<Rgb>, Failure> {
-        let (read, broken) = (self.images.len(), self.broken);
+    fn finish(self, path: &Path) -> Result<(), Failure> {
+        let (read, broken) = (self.read, self.broken);
         if broken > 0 {
             self.progress.warn(format_args!("skipped {broken} of {} pictures in `{}`", read + broken, path.display()));
         }
@@ -91,9 +104,7 @@ impl Loader {
                 "`{place}` has no readable picture: looked for .png, .jpg and .jpeg files, also in its directories"
             )));
         }
-        // Archives list their files in any order; a run must not depend on it.
-        self.images.sort_by(|left, right| left.name.cmp(&right.name));
-        Ok(self.images)
+        Ok(())
     }
 }
 
@@ -130,7 +141,7 @@ fn picture_files(root: &Path) -> Result<Vec<std::path::PathBuf>, Failure> {
     Ok(files)
 }
 
-fn load_tar(path: &Path, loader: &mut Loader) -> Result<(), Failure> {
+fn load_tar(path: &Path, loader: &mut Loader<'_>) -> Result<(), Failure> {
     let mut archive = tar::Archive::new(BufReader::new(File::open(path).at("read", path)?));
     for entry in archive.entries().map_err(|cause| not_a_tar(path, &cause))? {
         let entry = entry.map_err(|cause| not_a_tar(path, &cause))?;

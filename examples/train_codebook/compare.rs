@@ -12,13 +12,13 @@ use vq_kernels::Cpu;
 
 use crate::common::Failure;
 use crate::common::failure::At;
+use crate::common::files::create_writable;
 use crate::common::files::write_atomic;
 use crate::common::plots::bars_svg;
 use crate::common::terminal::{Count, Progress, interrupted, print};
 use crate::data::Data;
 use crate::options::{Init, Learn, Options};
 use crate::report::{Figures, warn_few_rows};
-use crate::common::files::create_writable;
 use crate::run::processor;
 use crate::trainer::{Plan, Trainer};
 

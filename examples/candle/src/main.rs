@@ -30,13 +30,13 @@ fn train(steps: usize, print: bool) -> Result<(f32, f32)> {
     let (encoder, decoder) = (linear(PIXELS, DIM)?, linear(DIM, PIXELS)?);
     // Codes start as encoded patches, every 16th: where the data are.
     let every_16th = Tensor::arange_step(0u32, PATCHES as u32, (PATCHES / CODES) as u32, &device)?;
-    let codebook = Var::from_tensor(&patches.index_select(&every_16th, 0)?.matmul(&encoder)?)?;
+    let codebook = Var::from_tensor(&unit(&patches.index_select(&every_16th, 0)?.matmul(&encoder)?)?)?;
     // Gradient descent. The codebook term is a mean, of which a code has its share of the rows: hence the larger step.
     let rates = [(&encoder, 0.5), (&decoder, 0.5), (&codebook, 0.1 * (CODES * DIM) as f64)];
     let mut losses = (0.0, 0.0);
     for step in 0..steps {
         let batch = patches.narrow(0, step * BATCH % PATCHES, BATCH)?;
-        let quantized = quantize(&batch.matmul(&encoder)?, &codebook)?;
+        let quantized = quantize(&unit(&batch.matmul(&encoder)?)?, &unit(&codebook)?)?;
         let reconstruction = (quantized.output.matmul(&decoder)? - &batch)?.sqr()?.mean_all()?;
         let terms = (quantized.codebook_loss + (quantized.commitment_loss * 0.25)?)?;
         let loss = (&reconstruction + terms)?;
@@ -51,13 +51,18 @@ fn train(steps: usize, print: bool) -> Result<(f32, f32)> {
             losses.0 = losses.1;
         }
         if print && (step % 50 == 0 || step + 1 == steps) {
-            let all = vq_candle::assign(&patches.matmul(&encoder)?, &codebook)?.to_vec1::<u32>()?;
+            let all = vq_candle::assign(&unit(&patches.matmul(&encoder)?)?, &unit(&codebook)?)?.to_vec1::<u32>()?;
             let used = all.into_iter().collect::<HashSet<_>>().len();
             let rmse = reconstruction.to_scalar::<f32>()?.sqrt();
             println!("step {step:>3}: loss {:.4}, rmse {rmse:.4}, {used} of {CODES} codes used", losses.1);
         }
     }
     Ok(losses)
+}
+
+/// Rows of length 1: codes are compared by cosine, and the volume of rows cannot grow.
+fn unit(rows: &Tensor) -> Result<Tensor> {
+    rows.broadcast_div(&rows.sqr()?.sum_keepdim(1)?.sqrt()?)
 }
 
 /// 4×4 patches of plane waves: direction and phase go through all combinations, evenly mixed.

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use rayon::iter::{IntoParallelIterator, ParallelIterator};
 
 use crate::common::failure::Failure;
-use crate::common::images::{Rgb, hold_out, load_images};
+use crate::common::images::{Rgb, hold_out, visit_images};
 use crate::common::scenes::render;
 use crate::common::terminal::{Count, Progress, interrupted};
 
@@ -65,7 +65,7 @@ impl fmt::Debug for Dataset {
 impl Dataset {
     /// Loads or draws all pictures.
     ///
-    /// Files that cannot be decoded are skipped with a warning (see [`load_images`], which also says what becomes of grey, palette,
+    /// Files that cannot be decoded are skipped with a warning (see [`load_images`](crate::common::images::load_images), which also says what becomes of grey, palette,
     /// transparent and 16-bit pictures).
     ///
     /// # Errors
@@ -77,7 +77,8 @@ impl Dataset {
                 Self::new(name, drawn(count, size, seed, progress)?)
             }
             Source::Path(path) => {
-                let pictures = load_images(path, progress)?.into_iter().map(Picture::from).collect();
+                let mut pictures = Vec::new();
+                visit_images(path, progress, |image| pictures.push(Picture::from(image)))?;
                 Self::new(path.display().to_string(), pictures)
             }
         }

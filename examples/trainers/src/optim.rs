@@ -191,7 +191,9 @@ mod tests {
         let config = config();
         let rates: Vec<f64> = (0..=10).map(|step| config.lr_at(step, 10)).collect();
         assert_eq!(rates[0], 0.025);
-        assert!(rates[..4].windows(2).all(|pair| pair[0] < pair[1]) && rates[4..].windows(2).all(|pair| pair[0] > pair[1]));
+        assert!(
+            rates[..4].windows(2).all(|pair| pair[0] < pair[1]) && rates[4..].windows(2).all(|pair| pair[0] > pair[1])
+        );
         assert!(rates[4] == 0.1 && rates[10].abs() < 1e-12);
     }
 
@@ -234,7 +236,8 @@ mod tests {
         let module = run(layer(), &mut first, 0..2);
         let state = first.state().expect("moments");
         let device = Default::default();
-        let mut second = Optimizer::<Linear<HostTrain>, HostTrain>::new(&config()).restore(state, &device).expect("moments");
+        let mut second =
+            Optimizer::<Linear<HostTrain>, HostTrain>::new(&config()).restore(state, &device).expect("moments");
         assert_eq!(tensors(&run(module, &mut second, 2..5)), expected);
         let nonsense = Optimizer::<Linear<HostTrain>, HostTrain>::new(&config()).restore([vec![7; 9], vec![]], &device);
         assert!(nonsense.is_err());

@@ -369,7 +369,9 @@ mod tests {
         assert_eq!(failure.to_string(), "cannot load a layer: tensor `bias` is missing");
         let mut other = saved;
         other.insert("bias".into(), HostTensor { shape: vec![3], values: vec![0.0; 3] });
-        assert!(load_named(layer(2), &other, "a layer").expect_err("a misshape").to_string().contains("[3], expected [2]"));
+        assert!(
+            load_named(layer(2), &other, "a layer").expect_err("a misshape").to_string().contains("[3], expected [2]")
+        );
     }
 
     #[test]

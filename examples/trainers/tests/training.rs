@@ -56,7 +56,9 @@ fn every_system_trains_with_either_network_and_writes_all_its_files() {
             let summary = succeeds(&out, &["--model", system, "--backbone", backbone]);
             assert_eq!((summary["model"].as_str(), summary["steps"].as_u64()), (Some(name), Some(8)));
             assert!(summary["evaluation"]["quality"]["psnr_db"].as_f64().is_some_and(|psnr| psnr > 3.0));
-            for file in ["losses.svg", "utilization.svg", "counts.svg", "reconstruction.png", "summary.json", "log.jsonl"] {
+            for file in
+                ["losses.svg", "utilization.svg", "counts.svg", "reconstruction.png", "summary.json", "log.jsonl"]
+            {
                 assert!(fs::metadata(out.join(file)).is_ok_and(|about| about.len() > 0), "{file} of {}", out.display());
             }
         }
@@ -79,8 +81,20 @@ fn frozen_centres_stay_those_of_their_file() {
 fn a_killed_run_goes_on_with_the_same_bits() {
     let directory = directory();
     let (whole, killed) = (directory.path().join("whole"), directory.path().join("killed"));
-    let arguments =
-        ["--model", "ema", "--restart", "true", "--average", "0.9", "--steps", "60", "--save-every", "2", "--log-every", "1"];
+    let arguments = [
+        "--model",
+        "ema",
+        "--restart",
+        "true",
+        "--average",
+        "0.9",
+        "--steps",
+        "60",
+        "--save-every",
+        "2",
+        "--log-every",
+        "1",
+    ];
     succeeds(&whole, &arguments);
     let expected = fs::read_to_string(whole.join("log.jsonl")).expect("a log");
     assert_eq!(expected.lines().count(), 60);
@@ -216,8 +230,7 @@ fn every_published_preset_is_valid() {
             assert_eq!(serde_json::from_str::<Config>(&text).expect("the same settings"), config);
         }
     }
-    let tokens = |preset: &str| {
-        Options::parse_from(["train_vqgan", "--preset", preset]).config().expect("settings").tokens()
-    };
+    let tokens =
+        |preset: &str| Options::parse_from(["train_vqgan", "--preset", preset]).config().expect("settings").tokens();
     assert_eq!(["lc-f16", "lc-f8", "lc-f16-512", "4m-vit-b"].map(tokens), [256, 1024, 1024, 196]);
 }

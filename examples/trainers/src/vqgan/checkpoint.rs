@@ -6,7 +6,7 @@ use burn::module::Module;
 use burn::tensor::backend::Backend;
 
 use super::config::Config;
-use super::trainer::{Averaged, Opponent, Trainer, TrainBackend};
+use super::trainer::{Averaged, Opponent, TrainBackend, Trainer};
 use crate::common::failure::{Context, Failure};
 use crate::common::learning;
 use crate::common::tensors::{SafetensorsFile, Tensor, write_safetensors};
@@ -96,8 +96,7 @@ impl<B: TrainBackend> Trainer<B> {
             learning::restore_quantizer(AVERAGE_QUANTIZER, &mut averaged.quantizer, &mut file, is_trained)?;
             self.averaged = Some(averaged);
         }
-        self.quantizer
-            .with(|quantizer| learning::restore_quantizer(QUANTIZER, quantizer, &mut file, is_trained))?;
+        self.quantizer.with(|quantizer| learning::restore_quantizer(QUANTIZER, quantizer, &mut file, is_trained))?;
         learning::restore_adam(QUANTIZER, &mut self.adam, &mut file)?;
         learning::fill(&mut self.last_hit, &mut file, "last_hit")?;
         let mut step = [0u64];

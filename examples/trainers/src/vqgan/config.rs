@@ -188,7 +188,10 @@ impl Config {
             return refuse(format!("loss weights must be numbers of at least 0, got {weights:?}"));
         }
         if weights[..4].iter().all(|weight| *weight == 0.0) {
-            return refuse("no reconstruction loss: give at least one of --l1, --l2, --logit-laplace, --perceptual a weight".into());
+            return refuse(
+                "no reconstruction loss: give at least one of --l1, --l2, --logit-laplace, --perceptual a weight"
+                    .into(),
+            );
         }
         self.augment.check()?;
         if let Some(decay) = self.average
@@ -207,7 +210,9 @@ impl Config {
             if let Some((gamma, every)) = adversary.r1
                 && !(gamma >= 0.0 && gamma.is_finite() && every > 0)
             {
-                return refuse(format!("R1 of γ {gamma} every {every} steps: expected γ of at least 0, every step or more"));
+                return refuse(format!(
+                    "R1 of γ {gamma} every {every} steps: expected γ of at least 0, every step or more"
+                ));
             }
         }
         Ok(())

@@ -220,7 +220,9 @@ impl Options {
         let Some(adversary) = &mut config.adversary else {
             let asked = matches!(self.disc, Some(Disc::Patch | Disc::Stylegan));
             return match asked || self.gan.is_some() || self.gan_start.is_some() || self.gan_loss.is_some() {
-                true => Err(Failure::new("this preset, or --disc none, has no adversary for the --disc and --gan options")),
+                true => {
+                    Err(Failure::new("this preset, or --disc none, has no adversary for the --disc and --gan options"))
+                }
                 false => Ok(()),
             };
         };

@@ -83,14 +83,7 @@ const RATE_Q: f64 = 0.1;
 const SECOND_TERM: f64 = 0.33;
 
 fn lc_losses() -> Losses {
-    Losses {
-        l1: 1.0,
-        l2: 0.0,
-        logit_laplace: 0.0,
-        perceptual: 1.0,
-        commitment: RATE_Q,
-        codebook: RATE_Q * SECOND_TERM,
-    }
+    Losses { l1: 1.0, l2: 0.0, logit_laplace: 0.0, perceptual: 1.0, commitment: RATE_Q, codebook: RATE_Q * SECOND_TERM }
 }
 
 fn adam(lr: f64, beta1: f64, beta2: f64, epsilon: f64) -> OptimizerConfig {

@@ -111,7 +111,8 @@ fn sheet<B: QuantizeBackend>(trained: &Trained<B>, data: &Data) -> Result<[Vec<R
 pub fn pictures(images: &[f32], size: usize) -> Vec<Rgb> {
     let area = size * size;
     let picture = |(index, image): (usize, &[f32])| {
-        let value = |place: usize| (0..3).map(move |channel| 0.5 + 0.5 * image[channel * area + place].clamp(-1.0, 1.0));
+        let value =
+            |place: usize| (0..3).map(move |channel| 0.5 + 0.5 * image[channel * area + place].clamp(-1.0, 1.0));
         Rgb { name: index.to_string(), width: size, height: size, pixels: (0..area).flat_map(value).collect() }
     };
     images.chunks_exact(3 * area).enumerate().map(picture).collect()

@@ -176,7 +176,9 @@ fn centres(options: &Options, files: &Files, data: &Data, config: &mut Config) -
 
 /// Centres of the frozen random encoder's features of a part of the training images.
 fn build_centres(options: &Options, train: &Dataset, config: &Config, out: &Path) -> Result<(), Failure> {
-    eprintln!("no --codebook: building one of a frozen random encoder's features; build_codebook takes a pretrained one");
+    eprintln!(
+        "no --codebook: building one of a frozen random encoder's features; build_codebook takes a pretrained one"
+    );
     let device = Default::default();
     let encoder = Encoder { net: VisionEncoder::<Host>::random(&device), device };
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
@@ -207,8 +209,7 @@ fn train<B: TrainBackend>(
     history: &mut Vec<Value>,
 ) -> Result<(), Failure> {
     let config = trainer.config().clone();
-    let batches =
-        Batches::new(&data.train, config.backbone.image_size(), config.batch, config.augment, config.seed)?;
+    let batches = Batches::new(&data.train, config.backbone.image_size(), config.batch, config.augment, config.seed)?;
     let mut progress = Progress::new("training", config.steps, Count::Items);
     let (first, started) = (trainer.steps_taken(), Instant::now());
     while trainer.steps_taken() < config.steps {

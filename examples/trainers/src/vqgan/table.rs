@@ -93,7 +93,8 @@ fn run_on<B: TrainBackend>(options: &Options, device: B::Device) -> Result<(), F
     if options.inception.is_some() && !cfg!(feature = "metrics") {
         return Err(Failure::new("--inception takes a build with --features metrics"));
     }
-    let perceptual = Perceptual::<B::InnerBackend>::load(options.perceptual.as_deref(), options.lpips.as_deref(), &device)?;
+    let perceptual =
+        Perceptual::<B::InnerBackend>::load(options.perceptual.as_deref(), options.lpips.as_deref(), &device)?;
     let pool: Arc<dyn Pool + Send + Sync> = Arc::new(pool()?);
     let centres = options.codebook.as_deref().map(codebook::load).transpose()?;
     let mut rows: Vec<Row> = Vec::new();
@@ -174,7 +175,22 @@ fn fid<B: AutodiffBackend<InnerBackend: crate::quantize::QuantizeBackend>>(
 
 /// The table as text: a row a model.
 fn table(rows: &[Row]) -> String {
-    let heads = ["model", "codes", "d", "l2", "restart", "steps", "used %", "tokens", "active", "perplexity", "held-out used %", "PSNR dB", "SSIM", "perceptual"];
+    let heads = [
+        "model",
+        "codes",
+        "d",
+        "l2",
+        "restart",
+        "steps",
+        "used %",
+        "tokens",
+        "active",
+        "perplexity",
+        "held-out used %",
+        "PSNR dB",
+        "SSIM",
+        "perceptual",
+    ];
     let mut cells: Vec<Vec<String>> = vec![heads.map(str::to_owned).to_vec()];
     let yes = |flag: bool| if flag { "yes" } else { "no" }.to_owned();
     for row in rows {
@@ -217,9 +233,7 @@ fn table(rows: &[Row]) -> String {
 
 fn save(out: &Path, rows: &[Row], text: &str, value: &Value) -> Result<(), Failure> {
     let path = out.join("table.txt");
-    write_atomic(&path, |file| {
-        writeln!(file, "{text}").map_err(|cause| Failure::io("write", &path, &cause))
-    })?;
+    write_atomic(&path, |file| writeln!(file, "{text}").map_err(|cause| Failure::io("write", &path, &cause)))?;
     write_json(&out.join("table.json"), value)?;
     let names: Vec<String> = rows.iter().map(|row| format!("{} {}", row.model, row.codes)).collect();
     let names: Vec<&str> = names.iter().map(String::as_str).collect();

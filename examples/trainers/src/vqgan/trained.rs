@@ -50,8 +50,7 @@ impl<B: QuantizeBackend> Trained<B> {
     pub fn open(path: &Path, pool: Option<Arc<dyn Pool + Send + Sync>>, device: B::Device) -> Result<Self, Failure> {
         let mut file = open(path)?;
         let refuse = || format!("cannot read the settings in `{}`", path.display());
-        let run: serde_json::Value =
-            serde_json::from_str(file.metadata("run").unwrap_or_default()).context(refuse)?;
+        let run: serde_json::Value = serde_json::from_str(file.metadata("run").unwrap_or_default()).context(refuse)?;
         let config: Config = serde_json::from_value(run["config"].clone()).context(refuse)?;
         config.check().context(refuse)?;
         let averaged = file.names().iter().any(|name| name.starts_with(AVERAGE));

@@ -113,7 +113,8 @@ impl StepReport {
             ("R1", self.r1),
             ("gradient's length as a", Some(self.gradient_norm)),
         ];
-        let Some((name, value)) = terms.iter().find_map(|(name, value)| value.filter(|v| !v.is_finite()).map(|v| (name, v)))
+        let Some((name, value)) =
+            terms.iter().find_map(|(name, value)| value.filter(|v| !v.is_finite()).map(|v| (name, v)))
         else {
             return match self.without_code {
                 0 => Ok(()),
@@ -160,8 +161,7 @@ impl<B: TrainBackend> Trainer<B> {
             network: Discriminator::new(&config, adversary, &device),
             optimizer: Optimizer::new(&config.optimizer),
         });
-        let averaged =
-            config.average.map(|_| Averaged { model: model.valid(), quantizer: quantizer.clone() });
+        let averaged = config.average.map(|_| Averaged { model: model.valid(), quantizer: quantizer.clone() });
         let handle = VectorQuantizer::new(quantizer);
         Ok(Self {
             optimizer: Optimizer::new(&config.optimizer),
@@ -340,7 +340,8 @@ impl<B: TrainBackend> Trainer<B> {
             let now = now.state();
             averaged.quantizer.restore(|name, place| {
                 // Codes and layers; the centres are frozen, and counters have no average.
-                let moves = matches!(name, "codebook" | "latent") || name.ends_with(".weight") || name.ends_with(".bias");
+                let moves =
+                    matches!(name, "codebook" | "latent") || name.ends_with(".weight") || name.ends_with(".bias");
                 let found = now.iter().find(|(found, _)| *found == name).map(|(_, values)| *values);
                 if let (true, StateMut::F32(values), Some(StateRef::F32(now))) = (moves, place, found) {
                     for (average, &now) in values.iter_mut().zip(now) {
