@@ -29,22 +29,22 @@ const COLOURS: [RGBColor; 7] = [
 
 /// Text, and the lines behind the data.
 const INK: RGBColor = RGBColor(40, 40, 40);
-const GRID: RGBColor = RGBColor(225, 225, 225);
+pub(crate) const GRID: RGBColor = RGBColor(225, 225, 225);
 
 /// Heights in pixels.
 const TITLE: i32 = 18;
 const LABEL: i32 = 14;
-const MARGIN: i32 = 14;
+pub(crate) const MARGIN: i32 = 14;
 
-type Canvas<'a> = DrawingArea<SVGBackend<'a>, plotters::coord::Shift>;
+pub(crate) type Canvas<'a> = DrawingArea<SVGBackend<'a>, plotters::coord::Shift>;
 
 /// The colour of a series, again from the first after the last.
-fn colour(series: usize) -> RGBColor {
+pub(crate) fn colour(series: usize) -> RGBColor {
     COLOURS.iter().cycle().nth(series % COLOURS.len()).copied().unwrap_or(INK)
 }
 
 /// Draws in memory, then writes the file whole or not at all.
-fn save_svg(
+pub(crate) fn save_svg(
     path: &Path,
     size: (u32, u32),
     draw: impl FnOnce(&Canvas<'_>) -> Result<(), String>,
@@ -90,7 +90,7 @@ fn legend_places(names: &[&str], width: i32) -> Vec<(i32, i32)> {
 const SWATCH: i32 = 26;
 
 /// Draws the title and, for more than one series, the legend below it; returns the height that they take.
-fn draw_head(canvas: &Canvas<'_>, title: &str, names: &[&str]) -> Result<i32, String> {
+pub(crate) fn draw_head(canvas: &Canvas<'_>, title: &str, names: &[&str]) -> Result<i32, String> {
     let width = canvas.dim_in_pixel().0 as i32;
     let text =
         |text: &str, at, style: TextStyle<'_>| canvas.draw_text(text, &style, at).map_err(|cause| cause.to_string());

@@ -13,7 +13,7 @@ const CODES: usize = 256;
 const BATCH: usize = 512;
 
 fn main() -> Result<()> {
-    let (first, last) = train(400, true)?;
+    let (first, last) = train(1000, true)?;
     println!("loss {first:.4} -> {last:.4}");
     Ok(())
 }
@@ -32,7 +32,7 @@ fn train(steps: usize, print: bool) -> Result<(f32, f32)> {
     let every_16th = Tensor::arange_step(0u32, PATCHES as u32, (PATCHES / CODES) as u32, &device)?;
     let codebook = Var::from_tensor(&unit(&patches.index_select(&every_16th, 0)?.matmul(&encoder)?)?)?;
     // Gradient descent. The codebook term is a mean, of which a code has its share of the rows: hence the larger step.
-    let rates = [(&encoder, 0.5), (&decoder, 0.5), (&codebook, 0.1 * (CODES * DIM) as f64)];
+    let rates = [(&encoder, 0.2), (&decoder, 0.2), (&codebook, 0.1 * (CODES * DIM) as f64)];
     let mut losses = (0.0, 0.0);
     for step in 0..steps {
         let batch = patches.narrow(0, step * BATCH % PATCHES, BATCH)?;
@@ -50,7 +50,7 @@ fn train(steps: usize, print: bool) -> Result<(f32, f32)> {
         if step == 0 {
             losses.0 = losses.1;
         }
-        if print && (step % 50 == 0 || step + 1 == steps) {
+        if print && (step % 100 == 0 || step + 1 == steps) {
             let all = vq_candle::assign(&unit(&patches.matmul(&encoder)?)?, &unit(&codebook)?)?.to_vec1::<u32>()?;
             let used = all.into_iter().collect::<HashSet<_>>().len();
             let rmse = reconstruction.to_scalar::<f32>()?.sqrt();

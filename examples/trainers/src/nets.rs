@@ -9,6 +9,7 @@ pub mod vit;
 
 mod blocks;
 pub(crate) mod norms;
+mod tangent;
 
 use burn::module::Module;
 use burn::nn::conv::Conv2d;

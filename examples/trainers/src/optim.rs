@@ -160,7 +160,6 @@ mod tests {
     use super::*;
     use crate::backend::HostTrain;
     use crate::params::{settle, tensors};
-    use burn::module::Module;
     use burn::nn::{Linear, LinearConfig};
 
     fn config() -> OptimizerConfig {

@@ -338,7 +338,9 @@ impl<B: Backend> ModuleMapper<B> for Cast {
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<B, D>>) -> Param<Tensor<B, D>> {
         let trained = param.is_require_grad();
         let (id, tensor, mapper) = param.consume();
-        Param::from_mapped_value(id, tensor.detach().cast(self.0), mapper).set_require_grad(trained)
+        // A cast of what requires gradients would be tracked, and no leaf.
+        let cast = tensor.detach().set_require_grad(false).cast(self.0);
+        Param::from_mapped_value(id, cast, mapper).set_require_grad(trained)
     }
 }
 
@@ -372,6 +374,19 @@ mod tests {
         assert!(
             load_named(layer(2), &other, "a layer").expect_err("a misshape").to_string().contains("[3], expected [2]")
         );
+    }
+
+    #[test]
+    fn a_cast_module_trains_and_its_gradients_go_back() {
+        type Train = crate::backend::HostTrain;
+        let module: Linear<Train> = settle(LinearConfig::new(3, 2).init(&Default::default()), 1);
+        let half = cast(module.clone(), FloatDType::BF16);
+        let x = Tensor::<Train, 2>::from_data(TensorData::from([[1.0f32, -2.0, 0.5]]), &Default::default());
+        let loss = half.forward(x.cast(FloatDType::BF16)).cast(FloatDType::F32).sum();
+        let gradients = GradientsParams::from_grads(loss.backward(), &half);
+        let norm = gradient_norm::<Train, _>(&module, &cast_gradients::<Train, _>(&module, gradients));
+        // d/dW of the sum of two outputs: x in each row; d/db: ones.
+        assert!((norm - (2.0f64 * (1.0 + 4.0 + 0.25) + 2.0).sqrt()).abs() < 1e-6);
     }
 
     #[test]

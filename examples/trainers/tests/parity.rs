@@ -17,7 +17,7 @@ use trainers::common::scenes;
 use trainers::common::tensors::{Tensor as Stored, write_safetensors};
 use trainers::features::load_vision_encoder;
 use trainers::losses::Perceptual;
-use trainers::losses::adversarial::{hinge_d, hinge_g, softplus_d, softplus_g};
+use trainers::losses::adversarial::{hinge_d, hinge_g, r1, softplus_d, softplus_g};
 use trainers::nets::patchgan::PatchConfig;
 use trainers::nets::stylegan::StyleConfig;
 use trainers::params::{self, HostTensor, host};
@@ -246,6 +246,33 @@ fn style_gan() -> trainers::nets::stylegan::StyleDiscriminator<HostTrain> {
 #[test]
 fn style_discriminator() {
     discriminator("style_gan", &style_gan(), |net, images| net.forward(images));
+}
+
+/// Asserts that the penalty and its gradients are those of the golden second derivative.
+fn penalty<M: Module<HostTrain> + burn::module::AutodiffModule<HostTrain>, const R: usize>(
+    case: &str,
+    net: &M,
+    forward: impl Fn(&M, Tensor<HostTrain, 4>) -> Tensor<HostTrain, R>,
+    derivative: impl Fn(&M, Tensor<HostTrain, 4>, Tensor<HostTrain, 4>) -> Tensor<HostTrain, R>,
+) {
+    let golden = &GOLDEN[case];
+    let [batch, size] = ["batch", "size"].map(|key| number(&golden[key]) as usize);
+    let penalty = r1(net, forward, derivative, images("images.real", batch, size), 10.0, 16);
+    let golden = &golden["r1"];
+    assert_close(case, &host(penalty.value), &Value::from(vec![number(&golden["value"])]), 0.002);
+    let norm = params::gradient_norm(net, &penalty.gradients);
+    assert!((norm / number(&golden["norm"]) - 1.0).abs() < 0.01, "{case}: {norm}, and {} by PyTorch", golden["norm"]);
+    assert_gradients(&format!("{case}, r1"), &by_name(net, &penalty.gradients), &golden["gradients"], 0.01);
+}
+
+#[test]
+fn r1_of_the_style_discriminator() {
+    penalty("style_gan", &style_gan(), |net, x| net.forward(x), |net, x, along| net.derivative(x, along));
+}
+
+#[test]
+fn r1_of_the_patch_discriminator() {
+    penalty("patch_gan", &patch_gan(), |net, x| net.forward(x), |net, x, along| net.derivative(x, along));
 }
 
 /// A scene in planes, from [0, 1] to [-1, 1].

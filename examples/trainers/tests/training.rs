@@ -132,6 +132,22 @@ fn a_killed_run_goes_on_with_the_same_bits() {
     assert_eq!(fs::read_to_string(killed.join("log.jsonl")).expect("a log"), expected);
 }
 
+/// Five hundred steps against StyleGAN's discriminator, with lazy R1 at every sixteenth: all stays finite.
+#[test]
+fn the_stylegan_discriminator_stays_finite() {
+    let directory = directory();
+    let arguments = ["--model", "ema", "--disc", "stylegan", "--gan-loss", "softplus", "--gan-start", "0"];
+    let long =
+        ["--steps", "500", "--batch", "2", "--log-every", "1", "--save-every", "500", "--perceptual-weight", "0"];
+    succeeds(directory.path(), &[arguments.as_slice(), &long].concat());
+    let log = fs::read_to_string(directory.path().join("log.jsonl")).expect("a log");
+    let lines: Vec<Value> = log.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    assert_eq!(lines.len(), 500);
+    let finite = |line: &Value, term: &str| line[term].as_f64().is_some_and(f64::is_finite);
+    assert!(lines.iter().all(|line| ["discriminator", "gan", "l1"].iter().all(|term| finite(line, term))));
+    assert_eq!(lines.iter().filter(|line| finite(line, "r1")).count(), 500_usize.div_ceil(16));
+}
+
 #[test]
 fn half_precision_trains_too() {
     let directory = directory();

@@ -9,7 +9,7 @@ use burn::tensor::Tensor;
 use burn::tensor::activation::{log_sigmoid, relu};
 use burn::tensor::backend::Backend;
 
-pub use penalty::{GradientPenalty, r1, r1_by_tangent};
+pub use penalty::{GradientPenalty, r1};
 pub use split::{GanTerm, GanWeight, SplitGradients, adaptive_weight, split_backward};
 
 /// Hinge loss of a discriminator (Lim and Ye 2017): `½ [mean max(0, 1 − D(x)) + mean max(0, 1 + D(x̂))]`.

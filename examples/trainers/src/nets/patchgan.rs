@@ -1,5 +1,7 @@
 //! A discriminator of patches (Isola et al. 2017), as taming-transformers' `NLayerDiscriminator`.
 
+mod tangent;
+
 use burn::module::Module;
 use burn::nn::conv::{Conv2d, Conv2dConfig};
 use burn::nn::{BatchNorm, BatchNormConfig, Initializer, PaddingConfig2d};

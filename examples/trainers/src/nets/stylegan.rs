@@ -1,5 +1,7 @@
 //! StyleGAN2's discriminator (Karras et al. 2020), as enhancing-transformers' `StyleDiscriminator`.
 
+mod tangent;
+
 use core::f64::consts::SQRT_2;
 
 use burn::module::{Module, Param};
@@ -24,6 +26,9 @@ const SMALLEST: usize = 4;
 
 /// Images whose values are compared with each other's.
 const STDDEV_GROUP: usize = 4;
+
+/// Added to the variance within a group.
+const STDDEV_EPSILON: f64 = 1e-8;
 
 /// The filter in front of each halving, before normalization.
 const BLUR: [f32; 4] = [1.0, 3.0, 3.0, 1.0];
@@ -232,16 +237,21 @@ impl<B: Backend> StyleDiscriminator<B> {
     }
 }
 
+/// Groups are of four images, or of the next more that divide the batch.
+fn groups(batch: usize) -> usize {
+    (1..=(batch / STDDEV_GROUP).max(1)).rev().find(|&n| batch.is_multiple_of(n)).unwrap_or(1)
+}
+
 /// Adds a channel: the mean deviation between the images of a group (Karras et al. 2018, §3).
 ///
 /// Groups are of four images, or of the next more that divide the batch; image i belongs to group i modulo their number.
 fn with_stddev<B: Backend>(x: Tensor<B, 4>) -> Tensor<B, 4> {
     let (dtype, [batch, channels, height, width]) = (x.dtype(), x.dims());
-    let groups = (1..=(batch / STDDEV_GROUP).max(1)).rev().find(|&n| batch.is_multiple_of(n)).unwrap_or(1);
+    let groups = groups(batch);
     let each = batch / groups;
     let grouped = to(DType::F32, x.clone()).reshape([each, groups, channels * height * width]);
     let centred = grouped.clone() - grouped.mean_dim(0);
-    let deviation = (centred.square().mean_dim(0) + 1e-8).sqrt().mean_dim(2);
+    let deviation = (centred.square().mean_dim(0) + STDDEV_EPSILON).sqrt().mean_dim(2);
     let deviation = deviation.reshape([1, groups, 1, 1]).repeat(&[each, 1, height, width]);
     Tensor::cat(vec![x, to(dtype, deviation.reshape([batch, 1, height, width]))], 1)
 }

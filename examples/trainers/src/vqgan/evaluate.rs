@@ -20,7 +20,7 @@ const BATCH: usize = 32;
 const MOST_CROPS: usize = 1024;
 
 /// Seed of the evaluation crops: one for all runs, so that their figures compare.
-const CROPS: u64 = 0;
+pub(crate) const CROPS: u64 = 0;
 
 /// A figure that goes by the name of what measured it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

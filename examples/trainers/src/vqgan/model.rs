@@ -84,4 +84,20 @@ impl<B: Backend> Discriminator<B> {
             }
         }
     }
+
+    /// The derivative of [`forward`](Self::forward)'s logits along `direction`, a change of the images.
+    pub fn derivative(&self, images: Tensor<B, 4>, direction: Tensor<B, 4>) -> Tensor<B, 1> {
+        match self {
+            Self::Patch(net) => {
+                let logits = net.derivative(images, direction);
+                let n = logits.shape().num_elements();
+                logits.reshape([n])
+            }
+            Self::Style(net) => {
+                let logits = net.derivative(images, direction);
+                let n = logits.shape().num_elements();
+                logits.reshape([n])
+            }
+        }
+    }
 }

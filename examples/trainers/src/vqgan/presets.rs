@@ -199,11 +199,11 @@ fn small(system: System, vit: bool) -> Config {
         backbone,
         adversary: Some(Adversary {
             judge: Judge::Patch(PatchConfig { n_layers: 2, channels: 16 }),
-            start: 600,
+            start: 225,
             ..config.adversary.unwrap_or_else(|| unreachable!("VQGAN-LC has an adversary"))
         }),
         optimizer: OptimizerConfig { warmup: 50, cosine: true, ..adam(1e-3, 0.5, 0.9, 1e-7) },
-        steps: 800,
+        steps: 300,
         batch: 8,
         augment: Augment { min_scale: 0.7, flip: true },
         ..config

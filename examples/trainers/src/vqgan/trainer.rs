@@ -421,7 +421,14 @@ fn discriminator_gradients<B: TrainBackend>(
     let gradients = GradientsParams::from_grads(loss.backward(), network);
     match adversary.r1 {
         Some((gamma, every)) if (step - adversary.start).is_multiple_of(every) => {
-            let penalty = r1(network, |network, images| network.forward(images), real, gamma, every as usize);
+            let penalty = r1(
+                network,
+                |network, images| network.forward(images),
+                |network, images, direction| network.derivative(images, direction),
+                real,
+                gamma,
+                every as usize,
+            );
             report.r1 = Some(number(penalty.value));
             add_gradients::<B, _>(network, gradients, penalty.gradients)
         }
