@@ -7,6 +7,7 @@ use burn::record::{BinBytesRecorder, FullPrecisionSettings, Recorder};
 use burn::tensor::Tensor;
 use burn::tensor::backend::AutodiffBackend;
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
 use crate::common::adam::Constants;
 use crate::common::failure::{Context, Failure};
@@ -116,6 +117,7 @@ impl<M: AutodiffModule<B>, B: AutodiffBackend> Optimizer<M, B> {
         let record = |adaptor: &OptimizerAdaptor<AdamW, M, B>| {
             BinBytesRecorder::<FullPrecisionSettings>::new()
                 .record(adaptor.to_record(), ())
+                .map(sealed)
                 .context(|| "cannot encode the optimizer's moments".into())
         };
         Ok([record(&self.decayed)?, record(&self.plain)?])
@@ -128,7 +130,7 @@ impl<M: AutodiffModule<B>, B: AutodiffBackend> Optimizer<M, B> {
     pub fn restore(self, [decayed, plain]: [Vec<u8>; 2], device: &B::Device) -> Result<Self, Failure> {
         let load = |bytes| {
             BinBytesRecorder::<FullPrecisionSettings>::new()
-                .load(bytes, device)
+                .load(opened(bytes)?, device)
                 .context(|| "cannot decode the optimizer's moments".into())
         };
         Ok(Self {
@@ -136,6 +138,22 @@ impl<M: AutodiffModule<B>, B: AutodiffBackend> Optimizer<M, B> {
             decayed: self.decayed.load_record(load(decayed)?),
             plain: self.plain.load_record(load(plain)?),
         })
+    }
+}
+
+/// Bytes with their SHA-256 behind them.
+fn sealed(mut bytes: Vec<u8>) -> Vec<u8> {
+    let hash = Sha256::digest(&bytes);
+    bytes.extend_from_slice(&hash);
+    bytes
+}
+
+/// The bytes in front of their SHA-256, which must be theirs: burn panics over bytes that are not a record.
+fn opened(mut bytes: Vec<u8>) -> Result<Vec<u8>, Failure> {
+    let hash = bytes.split_off(bytes.len().saturating_sub(Sha256::output_size()));
+    match *Sha256::digest(&bytes) == *hash {
+        true => Ok(bytes),
+        false => Err(Failure::new("the optimizer's moments are damaged: take an older checkpoint, or start again")),
     }
 }
 

@@ -39,7 +39,6 @@ pub struct StudyOptions {
 
 /// The experiments.
 #[derive(Clone, Debug, Subcommand)]
-#[expect(clippy::large_enum_variant, reason = "there is one of them")]
 pub enum Study {
     /// Replaces the codes of held-out images by their M-th nearest, and measures the reconstructions.
     MthNearest(mth_nearest::MthOptions),

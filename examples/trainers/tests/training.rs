@@ -200,17 +200,17 @@ fn bad_data_weights_and_devices_are_refused_in_words() {
     let weights = other.join("checkpoint.safetensors");
     assert!(refused(&out, &["--model", "ema", "--perceptual", &text(&weights)]).contains("SqueezeNet"));
     assert!(refused(&out, &["--model", "lc", "--codebook", &text(&weights)]).contains("no codebook"));
-    for (arguments, expected) in [
-        (["--image-size", "15"], "15 px"),
-        (["--batch", "0"], "at least one image"),
-        (["--lr", "-1"], "learning rate"),
-        (["--codes", "0"], "codes"),
-        (["--hold-out", "2"], "between 0 and 1"),
-        (["--save-every", "0"], "--save-every"),
-        (["--average", "1"], "decay"),
+    for (argument, expected) in [
+        ("--image-size=15", "15 px"),
+        ("--batch=0", "at least one image"),
+        ("--lr=-1", "learning rate"),
+        ("--codes=0", "codes"),
+        ("--hold-out=2", "between 0 and 1"),
+        ("--save-every=0", "--save-every"),
+        ("--average=1", "decay"),
     ] {
-        let message = refused(&out, &[&["--model", "ema"], arguments.as_slice()].concat());
-        assert!(message.contains(expected), "{arguments:?}: {message}");
+        let message = refused(&out, &["--model", "ema", argument]);
+        assert!(message.contains(expected), "{argument}: {message}");
     }
     #[cfg(not(feature = "cuda"))]
     assert!(refused(&out, &["--model", "ema", "--device", "cuda"]).contains("--features cuda"));

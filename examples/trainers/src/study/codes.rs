@@ -117,6 +117,9 @@ pub fn rows_of(quantizer: &VectorQuantizer, codes: &[u32]) -> Vec<f32> {
 /// # Errors
 /// No code, or more than search takes.
 pub fn nearest(quantizer: &VectorQuantizer, rows: &[f32], codes: &[f32], dim: usize) -> Result<Vec<f64>, Failure> {
+    if rows.is_empty() {
+        return Ok(Vec::new());
+    }
     let (n, codebook) = (rows.len() / dim.max(1), MatRef::new(codes, codes.len() / dim.max(1), dim)?);
     let packed = PackedCodebook::new(codebook, Metric::L2)?;
     let mut found = vec![NO_CODE; n];

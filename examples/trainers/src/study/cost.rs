@@ -7,7 +7,7 @@ mod measure;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use serde::Serialize;
 use serde_json::json;
 use vq_kernels::Pool;
@@ -128,7 +128,9 @@ pub fn run(options: &CostOptions) -> Result<(), Failure> {
 fn configs(options: &CostOptions) -> Result<Vec<(String, Config)>, Failure> {
     if options.runs.is_empty() {
         let config = options.train.config()?;
-        return Ok(vec![(format!("{:?} {}", options.train.preset, config.codes.system.name()), config)]);
+        let preset = options.train.preset.to_possible_value();
+        let preset = preset.as_ref().map_or("preset", |preset| preset.get_name());
+        return Ok(vec![(format!("{preset}, {}", config.codes.system.name()), config)]);
     }
     let config = |dir: &PathBuf| {
         let trained = Trained::<Host>::open(&checkpoint(dir)?, None, Default::default())?;

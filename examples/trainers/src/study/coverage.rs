@@ -219,6 +219,9 @@ fn report(rows: &[Row]) -> String {
            unused: distance of a code that is not active from the nearest active one.\n"
 }
 
+/// A share of a radius.
+type Share = fn(&Radius) -> Option<f64>;
+
 fn draw(options: &CoverageOptions, rows: &[Row]) -> Result<(), Failure> {
     let out = &options.runs.out;
     let names: Vec<&str> = rows.iter().map(|row| row.run.as_str()).collect();
@@ -227,7 +230,7 @@ fn draw(options: &CoverageOptions, rows: &[Row]) -> Result<(), Failure> {
         let series: [(&str, &[f64]); 1] = [("utilization", &utilization)];
         bars_svg(&out.join("coverage_utilization.svg"), "Codes used over the fixed set", "codes, %", &names, &series)?;
     }
-    let pictures: [(&str, &str, fn(&Radius) -> Option<f64>); 2] = [
+    let pictures: [(&str, &str, Share); 2] = [
         ("latents", "Held-out latents within r of an active code", |radius| radius.latents),
         ("unused", "Unused codes within r of an active code", |radius| radius.inactive),
     ];

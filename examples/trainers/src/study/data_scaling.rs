@@ -19,8 +19,9 @@ use crate::vqgan::run;
 
 /// Trains on n (--images) and on 2n images with several seeds, and compares held-out figures.
 ///
-/// All other settings are those of train_vqgan and equal, the number of steps too. The smaller set is part of the larger one of the
-/// same seed. Each training has a directory of its own in --out; --resume goes on with those that are there.
+/// All other settings are those of train_vqgan and equal, the number of steps too. The smaller set is part of the larger
+/// one of the same seed. VQGAN-LC's centres are of each training's own images, unless --codebook gives some for all.
+/// Each training has a directory of its own in --out; --resume goes on with those that are there.
 #[derive(Clone, Debug, Args)]
 #[command(mut_arg("out", |arg| arg.default_value("out/study")))]
 pub struct ScalingOptions {
@@ -45,8 +46,11 @@ pub struct Row {
     pub evaluation: Evaluation,
 }
 
+/// Where a figure is.
+type Get = fn(&Evaluation) -> Option<f64>;
+
 /// A figure of a training.
-type Figure = (&'static str, &'static str, fn(&Evaluation) -> Option<f64>);
+type Figure = (&'static str, &'static str, Get);
 
 /// Names for files and people, and where the figures are.
 const FIGURES: [Figure; 3] = [
@@ -109,12 +113,12 @@ fn evaluation(path: &Path) -> Result<Evaluation, Failure> {
 }
 
 /// A figure of all trainings of one size.
-fn values(rows: &[Row], images: usize, figure: fn(&Evaluation) -> Option<f64>) -> Vec<f64> {
+fn values(rows: &[Row], images: usize, figure: Get) -> Vec<f64> {
     rows.iter().filter(|row| row.images == images).filter_map(|row| figure(&row.evaluation)).collect()
 }
 
 /// What twice as many images change, training by training of the same seed.
-fn gain(rows: &[Row], sizes: [usize; 2], figure: fn(&Evaluation) -> Option<f64>) -> Option<Spread> {
+fn gain(rows: &[Row], sizes: [usize; 2], figure: Get) -> Option<Spread> {
     let [fewer, more] = sizes.map(|images| values(rows, images, figure));
     let differences: Vec<f64> = fewer.iter().zip(&more).map(|(fewer, more)| more - fewer).collect();
     Spread::of(&differences)
@@ -135,7 +139,7 @@ fn report(rows: &[Row], sizes: [usize; 2]) -> String {
     };
     let mut lines: Vec<Vec<String>> = rows.iter().map(line).collect();
     let [psnr, ssim, perceptual] = FIGURES.map(|(_, _, figure)| figure);
-    let summary = |name: String, of: &dyn Fn(fn(&Evaluation) -> Option<f64>) -> Option<Spread>| {
+    let summary = |name: String, of: &dyn Fn(Get) -> Option<Spread>| {
         let cell =
             |figure, decimals| of(figure).map_or_else(|| super::table::NONE.into(), |spread| spread.text(decimals));
         vec![name, "mean".into(), cell(psnr, 3), cell(ssim, 4), cell(perceptual, 4)]

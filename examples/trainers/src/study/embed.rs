@@ -29,6 +29,19 @@ pub struct Settings {
     pub seed: u64,
 }
 
+impl Settings {
+    /// Refuses settings that make no map.
+    ///
+    /// # Errors
+    /// A perplexity or epochs of 0.
+    pub fn check(&self) -> Result<(), Failure> {
+        match self.perplexity == 0 || self.epochs == 0 {
+            true => Err(Failure::new("--perplexity and --epochs must be at least 1")),
+            false => Ok(()),
+        }
+    }
+}
+
 /// Points in the plane.
 #[derive(Clone, Debug)]
 pub struct Map {
@@ -49,9 +62,7 @@ pub fn embed(cpu: &Cpu, rows: &[f32], dim: usize, settings: Settings, label: &st
     if n < LEAST {
         return Err(Failure::new(format!("{label}: a map needs at least {LEAST} codes, got {n}")));
     }
-    if settings.perplexity == 0 || settings.epochs == 0 {
-        return Err(Failure::new("--perplexity and --epochs must be at least 1"));
-    }
+    settings.check()?;
     if !rows.iter().all(|x| x.is_finite()) {
         return Err(Failure::new(format!(
             "{label}: there are codes that are not finite, which have no place on a map"

@@ -5,26 +5,28 @@
 //! * which M at K codes: the same *absolute* M (the authors' answer), or the same share of the codebook (the reviewer's
 //!   request), *relative* to 16,384 codes: rank `max(1, round(M · K / 16,384))`.
 
-use core::fmt;
+mod ranks;
+
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use clap::Args;
 use serde::Serialize;
 use serde_json::json;
-use vq_kernels::ops::{Candidate, search_mth};
-use vq_kernels::{MatRef, NO_CODE};
 
-use super::codes::{Latents, held_out, rows_of};
+use super::codes::{Latents, held_out};
 use super::runs::{Run, RunOptions};
 use super::table::{figure, file_part, finish, percent, text, thousands};
 use crate::backend::Host;
 use crate::common::failure::{Context, Failure};
 use crate::common::plots::{LineOptions, lines_svg};
-use crate::common::terminal::{Count, Progress, interrupted};
+use crate::data::FixedCrops;
 use crate::losses::perceptual::Perceptual;
-use crate::quantize::VectorQuantizer;
 use crate::vqgan::evaluate::{Quality, quality_of};
+use ranks::replaced;
+
+pub use ranks::{Reading, Rule};
 
 /// Replaces the codes of held-out images by their M-th nearest codes, and measures the reconstructions.
 ///
@@ -47,61 +49,6 @@ pub struct MthOptions {
     /// LPIPS's linear weights for that network, safetensors.
     #[arg(long, requires = "perceptual")]
     pub lpips: Option<PathBuf>,
-}
-
-/// What the M-th nearest code is nearest to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Reading {
-    /// To the token's code, as a row of the codebook.
-    Code,
-    /// To the token's latent.
-    Latent,
-}
-
-/// Which rank an M is at K codes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Rule {
-    /// M.
-    Absolute,
-    /// M's share of 16,384 codes, of K codes.
-    Relative,
-}
-
-/// The number of codes at which both rules are one.
-const AT: u128 = 16_384;
-
-impl Rule {
-    /// The rank of `m` in a codebook of `codes` codes, from 1; it may be above their number.
-    pub fn rank(self, m: usize, codes: usize) -> usize {
-        match self {
-            Self::Absolute => m,
-            // Below 2^128 for all sizes; halves are rounded up.
-            Self::Relative => {
-                let rank = (m as u128 * codes as u128 + AT / 2) / AT;
-                usize::try_from(rank).unwrap_or(usize::MAX).max(1)
-            }
-        }
-    }
-}
-
-impl fmt::Display for Reading {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Code => "code",
-            Self::Latent => "latent",
-        })
-    }
-}
-
-impl fmt::Display for Rule {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Absolute => "absolute",
-            Self::Relative => "relative",
-        })
-    }
 }
 
 /// One training, reading, rule and M.
@@ -163,7 +110,6 @@ fn measure(options: &MthOptions, run: &Run, ms: &BTreeSet<usize>) -> Result<Vec<
     perceptual.check_size(size, size).context(|| format!("the perceptual distance for {}", run.name))?;
     let latents = Latents::of(run, &crops)?;
     let codes = run.trained.config.codes.codes;
-    let grid = run.trained.config.backbone.grid();
     // Several M may be one rank, and both rules are one at 16,384 codes.
     let mut known: BTreeMap<(Reading, usize), Replaced> = BTreeMap::new();
     let mut rows = Vec::new();
@@ -177,22 +123,13 @@ fn measure(options: &MthOptions, run: &Run, ms: &BTreeSet<usize>) -> Result<Vec<
                     rows.push(row);
                     continue;
                 }
-                if !known.contains_key(&(reading, rank)) {
-                    let replaced = replaced(&run.trained.quantizer, &latents, reading, rank)?;
-                    let mut at = 0;
-                    let quality = quality_of(&run.trained, Some(&perceptual), &crops, |images| {
-                        let [batch, ..] = images.dims();
-                        // The batches are those of `Latents::of`, in the same order.
-                        let tokens = batch * grid * grid;
-                        let codes = replaced.get(at..at + tokens).unwrap_or_default();
-                        at += tokens;
-                        run.trained.decode(codes, [batch, grid, grid])
-                    })?;
-                    let changed = replaced.iter().zip(&latents.codes).filter(|(new, old)| new != old).count();
-                    let changed = changed as f64 / latents.codes.len().max(1) as f64;
-                    known.insert((reading, rank), Replaced { changed, quality });
-                }
-                row.result = known.get(&(reading, rank)).cloned();
+                row.result = Some(match known.entry((reading, rank)) {
+                    Entry::Occupied(found) => found.get().clone(),
+                    Entry::Vacant(place) => {
+                        let codes = replaced(&run.trained.quantizer, &latents, reading, rank)?;
+                        place.insert(judge(run, &perceptual, &crops, &latents.codes, &codes)?).clone()
+                    }
+                });
                 rows.push(row);
             }
         }
@@ -200,52 +137,26 @@ fn measure(options: &MthOptions, run: &Run, ms: &BTreeSet<usize>) -> Result<Vec<
     Ok(rows)
 }
 
-/// Each token's code of that rank.
-fn replaced(
-    quantizer: &VectorQuantizer,
-    latents: &Latents,
-    reading: Reading,
-    rank: usize,
-) -> Result<Vec<u32>, Failure> {
-    match (reading, rank) {
-        // By definition; of two equal codes, search would find the first.
-        (Reading::Code, 1) => Ok(latents.codes.clone()),
-        (Reading::Code, _) => {
-            let distinct: BTreeSet<u32> = latents.codes.iter().copied().filter(|&code| code != NO_CODE).collect();
-            let distinct: Vec<u32> = distinct.into_iter().collect();
-            let found = ranked(quantizer, &rows_of(quantizer, &distinct), latents.dim, rank)?;
-            let of: BTreeMap<u32, u32> = distinct.into_iter().zip(found).collect();
-            Ok(latents.codes.iter().map(|code| of.get(code).copied().unwrap_or(NO_CODE)).collect())
-        }
-        (Reading::Latent, _) => ranked(quantizer, &latents.rows, latents.dim, rank),
-    }
-}
-
-/// Candidates that are in memory at a time: 64 MiB.
-const CANDIDATES: usize = 1 << 23;
-
-/// The `rank`-th nearest code of each of `rows` `[n, dim]`, by the quantizer's own metric.
-fn ranked(quantizer: &VectorQuantizer, rows: &[f32], dim: usize, rank: usize) -> Result<Vec<u32>, Failure> {
-    let n = rows.len() / dim.max(1);
-    // Some thousand rows at a time keep the threads busy and Ctrl-C heard.
-    let block = (CANDIDATES / rank.max(1)).clamp(1, 4096);
-    let mut scratch = vec![Candidate::NONE; rank * block.min(n)];
-    let mut codes = vec![NO_CODE; n];
-    let mut progress = Progress::new("ranks", n as u64, Count::Items);
-    let mut done = 0;
-    for (codes, rows) in codes.chunks_mut(block).zip(rows.chunks(block * dim.max(1))) {
-        if interrupted() {
-            return Err(Failure::interrupted());
-        }
-        let rows = MatRef::new(rows, codes.len(), dim)?;
-        quantizer.read(|quantizer_now| {
-            search_mth(&quantizer.cpu(), rows, None, quantizer_now.packed(), rank, codes, &mut scratch)
-        })?;
-        done += codes.len() as u64;
-        progress.tick(done, format!("rank {rank}"));
-    }
-    progress.done();
-    Ok(codes)
+/// Reconstructs all crops from other codes than their own.
+fn judge(
+    run: &Run,
+    perceptual: &Perceptual<Host>,
+    crops: &FixedCrops,
+    own: &[u32],
+    replaced: &[u32],
+) -> Result<Replaced, Failure> {
+    let grid = run.trained.config.backbone.grid();
+    let mut at = 0;
+    let quality = quality_of(&run.trained, Some(perceptual), crops, |images| {
+        let [batch, ..] = images.dims();
+        // The batches are those of `Latents::of`, in the same order.
+        let tokens = batch * grid * grid;
+        let codes = replaced.get(at..at + tokens).unwrap_or_default();
+        at += tokens;
+        run.trained.decode(codes, [batch, grid, grid])
+    })?;
+    let changed = replaced.iter().zip(own).filter(|(new, old)| new != old).count();
+    Ok(Replaced { changed: changed as f64 / own.len().max(1) as f64, quality })
 }
 
 /// Whether PSNR falls with M over one training's rows of one reading and rule.
@@ -339,44 +250,4 @@ fn draw(options: &MthOptions, rows: &[Row]) -> Result<(), Failure> {
         }
     }
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn ranks_scale_with_the_codebook() {
-        let relative =
-            [(1000, 100_000, 6104), (50, 16_384, 50), (1, 100_000, 6), (1, 1024, 1), (50, 1024, 3), (8, 1024, 1)];
-        for (m, codes, expected) in relative {
-            assert_eq!(Rule::Relative.rank(m, codes), expected, "{m} of {codes}");
-            assert_eq!(Rule::Absolute.rank(m, codes), m);
-        }
-        assert_eq!(Rule::Relative.rank(usize::MAX, usize::MAX), usize::MAX);
-    }
-
-    #[test]
-    fn replaced_codes_are_those_of_the_sorted_distances() {
-        use vq_kernels::quantizer::{Config, Initial, Learner, Quantizer};
-        let codebook = vec![0.0, 1.0, 3.0, 7.0];
-        let config = Config {
-            inputs: 1,
-            dim: 1,
-            codes: 4,
-            factorize: false,
-            normalize: false,
-            restart: None,
-            learner: Learner::Frozen,
-            ..Config::default()
-        };
-        let quantizer = VectorQuantizer::new(Quantizer::new(config, Initial::Codes(codebook)).expect("four codes"));
-        let latents = Latents { rows: vec![2.9, 0.2, f32::NAN], codes: vec![2, 0, NO_CODE], dim: 1 };
-        let at = |reading, rank| replaced(&quantizer, &latents, reading, rank).expect("a rank of four");
-        assert_eq!(at(Reading::Code, 1), latents.codes);
-        assert_eq!(at(Reading::Latent, 1), latents.codes);
-        // From 3: 3, 1, 0, 7. From 0: 0, 1, 3, 7. From 2.9: 3, 1, 0, 7.
-        assert_eq!(at(Reading::Code, 3), [0, 2, NO_CODE]);
-        assert_eq!(at(Reading::Latent, 4), [3, 3, NO_CODE]);
-    }
 }

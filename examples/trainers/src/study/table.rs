@@ -90,8 +90,8 @@ mod tests {
             assert_eq!(thousands(number), expected);
         }
         assert_eq!(
-            (figure(Some(1.25), 1), figure(None, 1), percent(Some(0.5))),
-            ("1.2".into(), "-".into(), "50.00".into())
+            (figure(Some(1.26), 1), figure(None, 1), percent(Some(0.5))),
+            ("1.3".into(), "-".into(), "50.00".into())
         );
         assert_eq!(file_part("VQGAN-LC 1,024 (out/a)"), "vqgan_lc_1_024_out_a");
     }

@@ -70,6 +70,7 @@ pub fn run(options: &TsneOptions) -> Result<(), Failure> {
     if options.most == 0 {
         return Err(Failure::new("--most 0: a map needs codes"));
     }
+    options.settings().check()?;
     let (mut lines, mut shares) = (Vec::new(), Vec::new());
     let share = options.joint / options.runs.runs.len().max(1);
     options.runs.each(|run| {
