@@ -1,5 +1,6 @@
 //! What the example programs share, in the order in which a run meets it.
 #![allow(dead_code, unused_imports, reason = "each program uses a part")]
+#![allow(clippy::missing_errors_doc, reason = "a `Failure` says itself what failed and what to do")]
 
 // What can go wrong, and files that are whole or absent.
 pub mod failure;

@@ -69,7 +69,9 @@ impl OptimizerConfig {
             return refuse(&format!("weight decay must be at least 0, got {}", self.weight_decay));
         }
         match self.clip {
-            Some(clip) if !(clip > 0.0) => refuse(&format!("clipping length must be positive, got {clip}")),
+            Some(clip) if clip.is_nan() || clip <= 0.0 => {
+                refuse(&format!("clipping length must be positive, got {clip}"))
+            }
             _ => Ok(()),
         }
     }

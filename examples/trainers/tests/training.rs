@@ -1,9 +1,9 @@
 //! The program `train_vqgan`, run as a person runs it: what it writes, how it goes on after being killed, what it refuses.
 
+use core::time::Duration;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
-use std::time::Duration;
 
 use serde_json::Value;
 use trainers::codebook;

@@ -31,6 +31,9 @@ fn is_trained(name: &str) -> bool {
 }
 
 /// Which run a checkpoint belongs to: settings, data, frozen networks.
+///
+/// # Errors
+/// None that a caller can cause: settings are always JSON.
 pub fn identity(config: &Config, data: &str, perceptual: &str) -> Result<String, Failure> {
     let config = serde_json::to_value(config).context(|| "cannot write the settings down".into())?;
     Ok(serde_json::json!({ "config": config, "data": data, "perceptual": perceptual }).to_string())

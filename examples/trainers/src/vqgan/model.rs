@@ -52,6 +52,7 @@ pub fn as_grid<B: Backend>(rows: Tensor<B, 2>, [batch, height, width]: [usize; 3
 
 /// The network that tells images from reconstructions.
 #[derive(Module, Debug)]
+#[expect(clippy::large_enum_variant, reason = "there is one of them")]
 pub enum Discriminator<B: Backend> {
     /// PatchGAN.
     Patch(PatchDiscriminator<B>),
