@@ -14,6 +14,7 @@ use crate::common::processor::Processor;
 use crate::common::terminal::{interrupted, peak_rss_mb, print};
 use crate::data::{Dataset, Source};
 use crate::features::{VisionEncoder, load_vision_encoder};
+use crate::vqgan::run::SPLIT;
 
 /// Builds the frozen codebook of VQGAN-LC: k-means centres of an encoder's patch features.
 ///
@@ -32,7 +33,7 @@ pub struct Options {
     /// Rendered scenes, where no data is given.
     #[arg(long, default_value_t = 512, conflicts_with = "data")]
     pub scenes: usize,
-    /// Leave out this share of the images: those that train_vqgan holds out with the same share and --seed.
+    /// Leave out this share of the images: those that train_vqgan holds out with the same --hold-out.
     #[arg(long, default_value_t = 0.0)]
     pub held_out: f64,
     /// Weights of a pretrained vision encoder, in safetensors [default: random features, frozen].
@@ -121,7 +122,7 @@ fn pictures(options: &Options) -> Result<Dataset, Failure> {
     };
     let all = Dataset::open(&source, true)?;
     match options.held_out > 0.0 {
-        true => all.split(options.held_out, options.seed).map(|(train, _)| train).context(|| "--held-out".into()),
+        true => all.split(options.held_out, SPLIT).map(|(train, _)| train).context(|| "--held-out".into()),
         false => Ok(all),
     }
 }

@@ -4,17 +4,15 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::Args;
-use serde_json::Value;
 use vq_kernels::Pool;
 
 use super::table::thousands;
 use crate::backend::Host;
 use crate::common::failure::{Context, Failure};
 use crate::common::files::create_writable;
-use crate::common::tensors::SafetensorsFile;
 use crate::common::terminal::interrupted;
 use crate::vqgan::config::Config;
-use crate::vqgan::run::Data;
+use crate::vqgan::run::{Data, check_data};
 use crate::vqgan::trained::Trained;
 
 /// Which trainings, which images, and where results go.
@@ -73,7 +71,7 @@ impl RunOptions {
             let path = checkpoint(dir)?;
             let trained = Trained::<Host>::open(&path, Some(Arc::clone(&pool)), Default::default())?;
             let data = self.data(&trained.config, &mut loaded)?;
-            self.check_data(&path, &data)?;
+            check_data(&path, &data, self.other_data)?;
             let codes = &trained.config.codes;
             let name = format!("{} {} ({})", codes.system.name(), thousands(codes.codes), self.short(dir));
             eprintln!("run           {name}, {} steps", trained.step);
@@ -95,22 +93,6 @@ impl RunOptions {
         Ok(data)
     }
 
-    /// Refuses images that are not those of the training: its held-out part would be another.
-    fn check_data(&self, checkpoint: &Path, data: &Data) -> Result<(), Failure> {
-        let refuse = || format!("cannot read which images `{}` is of", checkpoint.display());
-        let file = SafetensorsFile::open(checkpoint)?;
-        let run: Value = serde_json::from_str(file.metadata("run").unwrap_or_default()).context(refuse)?;
-        let (there, here) = (run["data"].as_str().unwrap_or_default(), data.train.name());
-        if self.other_data || is_part_of(there, here) {
-            return Ok(());
-        }
-        Err(Failure::new(format!(
-            "`{}` was trained on other images; give the --data, --scenes and --hold-out of its training, or \
-             --other-data\n  there: {there}\n  here:  {here}",
-            checkpoint.display()
-        )))
-    }
-
     /// A directory's own name, where no other has the same.
     fn short(&self, dir: &Path) -> String {
         let unique = self.runs.iter().filter(|other| other.file_name() == dir.file_name()).count() == 1;
@@ -118,14 +100,6 @@ impl RunOptions {
             Some(name) if unique => name.to_string_lossy().into_owned(),
             _ => dir.display().to_string(),
         }
-    }
-}
-
-/// Whether a training set's name is `whole`'s, or that of a sample of it (`train_vqgan --images`).
-fn is_part_of(part: &str, whole: &str) -> bool {
-    match part.strip_prefix(whole) {
-        Some(rest) => rest.is_empty() || (rest.starts_with(", ") && rest.contains(" by lot ")),
-        None => false,
     }
 }
 
@@ -155,7 +129,7 @@ pub fn pool() -> Result<rayon::ThreadPool, Failure> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use crate::vqgan::run::is_part_of;
 
     #[test]
     fn a_sample_belongs_to_its_whole_and_other_images_do_not() {

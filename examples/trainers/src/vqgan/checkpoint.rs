@@ -20,7 +20,7 @@ pub(super) const FORMAT: &str = "vq-kernels trainers checkpoint 1";
 pub(super) const MODEL: &str = "model.";
 pub(super) const AVERAGE: &str = "average.";
 pub(super) const QUANTIZER: &str = "quantizer.";
-const AVERAGE_QUANTIZER: &str = "average_quantizer.";
+pub(super) const AVERAGE_QUANTIZER: &str = "average_quantizer.";
 const DISCRIMINATOR: &str = "discriminator.";
 const MOMENTS: [&str; 2] = ["moments.weights", "moments.rest"];
 const DISCRIMINATOR_MOMENTS: [&str; 2] = ["discriminator_moments.weights", "discriminator_moments.rest"];
@@ -54,6 +54,10 @@ impl<B: TrainBackend> Trainer<B> {
         let averaged = self.averaged.as_ref();
         if let Some(Averaged { model, .. }) = averaged {
             named.extend(prefixed(AVERAGE, tensors(model)));
+        }
+        if let Some((name, _)) = named.iter().find(|(_, tensor)| tensor.values.iter().any(|x| !x.is_finite())) {
+            let step = self.step;
+            return Err(Failure::new(format!("step {step}: `{name}` is not finite; the last checkpoint still stands")));
         }
         let quantizer = self.quantizer.read(Clone::clone);
         let step = [self.step];

@@ -45,7 +45,7 @@ pub struct Options {
     /// Networks, where the preset leaves the choice (small, tiny).
     #[arg(long, value_enum, default_value = "cnn")]
     pub backbone: Net,
-    /// A directory or .tar file of images [default: scenes that are rendered].
+    /// A directory or .tar file of images, all of which are held in memory, 3 bytes a pixel [default: scenes that are rendered].
     #[arg(long)]
     pub data: Option<PathBuf>,
     /// How many scenes are rendered, where no data is given.
@@ -236,7 +236,8 @@ impl Options {
                 // Its 512 channels at 4 to 32 px would be most of a small training's time.
                 let max_channels = if image_size < 128 { 64 } else { published.max_channels };
                 *judge = Judge::Style(StyleConfig { max_channels, ..published });
-                adversary.r1 = Some((10.0, 16));
+                // The published γ of 10 is for pixels in [0, 1]; in [-1, 1] slopes are half as long.
+                adversary.r1 = Some((40.0, 16));
             }
             (_, Judge::Style(style)) => style.image_size = image_size,
             _ => {}

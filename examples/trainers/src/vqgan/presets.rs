@@ -142,14 +142,15 @@ fn vit_vqgan(encoder: VitConfig, decoder: VitConfig) -> Config {
     Config {
         codes: Codes { dim: 32, normalize: true, ..codes(System::Fc, 8192, 32) },
         backbone: Backbone::Vit { encoder, decoder },
-        losses: Losses { l1: 0.0, l2: 1.0, logit_laplace: 0.0, perceptual: 0.1, commitment: 0.25, codebook: 1.0 },
+        // Published on pixels in [0, 1]: here, in [-1, 1], squares are four times as large and slopes half as long.
+        losses: Losses { l1: 0.0, l2: 0.25, logit_laplace: 0.0, perceptual: 0.1, commitment: 0.25, codebook: 1.0 },
         adversary: Some(Adversary {
             judge: Judge::Style(StyleConfig::new(256)),
             loss: GanLoss::Softplus,
             start: 0,
             weight: 0.1,
             adaptive: false,
-            r1: Some((10.0, 16)),
+            r1: Some((40.0, 16)),
         }),
         optimizer: OptimizerConfig { weight_decay: 1e-4, ..adam(1e-4, 0.9, 0.99, 1e-8) },
         steps: 500_000,

@@ -20,6 +20,7 @@ use crate::codebook::{self, Encoder, Grouping};
 use crate::common::failure::{Context, Failure};
 use crate::common::files::{append_line, create_writable, remove, truncate_log};
 use crate::common::processor::Processor;
+use crate::common::tensors::SafetensorsFile;
 use crate::common::terminal::{Count, Progress, interrupted, peak_rss_mb, print};
 use crate::data::{Batches, Dataset, Source};
 use crate::features::VisionEncoder;
@@ -27,7 +28,7 @@ use crate::losses::perceptual::Perceptual;
 use crate::on_device;
 
 /// Seed of the split into a training and a held-out part: one for all runs, so that their figures compare.
-const SPLIT: u64 = 0;
+pub(crate) const SPLIT: u64 = 0;
 
 /// Images that a codebook is built of where none is given.
 const CODEBOOK_IMAGES: usize = 256;
@@ -38,6 +39,17 @@ struct Files {
     log: PathBuf,
     codebook: PathBuf,
 }
+
+/// What a run writes, but for a codebook that it may be given.
+const RESULTS: [&str; 7] = [
+    "checkpoint.safetensors",
+    "log.jsonl",
+    "summary.json",
+    "losses.svg",
+    "utilization.svg",
+    "counts.svg",
+    "reconstruction.png",
+];
 
 impl Files {
     fn of(out: &Path) -> Self {
@@ -58,7 +70,7 @@ pub struct Data {
 }
 
 impl Data {
-    /// Loads or renders pictures, no larger than crops of the configuration need, and splits them.
+    /// Loads or renders pictures, no larger than the training's crops need, and splits them. All are kept in memory, 3 bytes a pixel.
     ///
     /// # Errors
     /// Where there are none, or too few to split.
@@ -70,6 +82,33 @@ impl Data {
         };
         let (train, held_out) = Dataset::open(&source, true)?.shrunk(needed)?.split(hold_out, SPLIT)?;
         Ok(Self { train, held_out })
+    }
+}
+
+/// Refuses images that are not those of a checkpoint's training, unless others are asked for: its held-out part would be another.
+///
+/// # Errors
+/// Both sets' names.
+pub fn check_data(checkpoint: &Path, data: &Data, others: bool) -> Result<(), Failure> {
+    let refuse = || format!("cannot read which images `{}` is of", checkpoint.display());
+    let file = SafetensorsFile::open(checkpoint)?;
+    let run: Value = serde_json::from_str(file.metadata("run").unwrap_or_default()).context(refuse)?;
+    let (there, here) = (run["data"].as_str().unwrap_or_default(), data.train.name());
+    if others || is_part_of(there, here) {
+        return Ok(());
+    }
+    Err(Failure::new(format!(
+        "`{}` was trained on other images; give the --data, --scenes and --hold-out of its training, or \
+         --other-data\n  there: {there}\n  here:  {here}",
+        checkpoint.display()
+    )))
+}
+
+/// Whether a training set's name is `whole`'s, or that of a sample of it (`train_vqgan --images`).
+pub(crate) fn is_part_of(part: &str, whole: &str) -> bool {
+    match part.strip_prefix(whole) {
+        Some(rest) => rest.is_empty() || (rest.starts_with(", ") && rest.contains(" by lot ")),
+        None => false,
     }
 }
 
@@ -117,8 +156,8 @@ fn run_on<B: TrainBackend>(options: &Options, device: B::Device) -> Result<(), F
         eprintln!("resuming at step {step}");
     } else {
         // What an earlier run left must not be taken for this one's.
-        for file in [&files.checkpoint, &files.log] {
-            remove(file)?;
+        for name in RESULTS {
+            remove(&options.out.join(name))?;
         }
     }
     eprintln!("perceptual    {distance}");

@@ -11,7 +11,7 @@ use vq_kernels::Pool;
 
 use super::evaluate::{Evaluation, evaluate};
 use super::report::write_json;
-use super::run::{Data, pool};
+use super::run::{Data, check_data, pool};
 use super::trained::Trained;
 use super::trainer::TrainBackend;
 use crate::backend::Device;
@@ -39,6 +39,9 @@ pub struct Options {
     /// Share of the images that was held out in the training.
     #[arg(long, default_value_t = 0.1)]
     pub hold_out: f64,
+    /// Evaluate on images that the models were not trained and tested on.
+    #[arg(long)]
+    pub other_data: bool,
     /// Weights of the perceptual distance's network, safetensors [default: a frozen random network].
     #[arg(long)]
     pub perceptual: Option<PathBuf>,
@@ -99,7 +102,8 @@ fn run_on<B: TrainBackend>(options: &Options, device: B::Device) -> Result<(), F
     let centres = options.codebook.as_deref().map(codebook::load).transpose()?;
     let mut rows: Vec<Row> = Vec::new();
     for run in &options.runs {
-        let trained = Trained::<B::InnerBackend>::open(&checkpoint(run), Some(Arc::clone(&pool)), device.clone())?;
+        let path = checkpoint(run);
+        let trained = Trained::<B::InnerBackend>::open(&path, Some(Arc::clone(&pool)), device.clone())?;
         let name = run.display().to_string();
         if let (Some(centres), false) = (&centres, trained.config.codes.source_hash.is_empty())
             && centres.hash != trained.config.codes.source_hash
@@ -111,6 +115,7 @@ fn run_on<B: TrainBackend>(options: &Options, device: B::Device) -> Result<(), F
         let size = trained.config.backbone.image_size();
         perceptual.check_size(size, size)?;
         let data = Data::open(options.data.as_deref(), options.scenes, options.hold_out, &trained.config)?;
+        check_data(&path, &data, options.other_data)?;
         let evaluation = evaluate(&trained, Some(&perceptual), &data, options.tokens_per_code)?;
         let fid = fid::<B>(options, &trained, &data)?;
         let codes = &trained.config.codes;

@@ -8,7 +8,7 @@ use burn::tensor::Tensor;
 use vq_kernels::Pool;
 use vq_kernels::quantizer::{Config as QuantizerConfig, Initial, Learner, Quantizer, StateMut};
 
-use super::checkpoint::{AVERAGE, MODEL, QUANTIZER, load_module, open};
+use super::checkpoint::{AVERAGE, AVERAGE_QUANTIZER, MODEL, QUANTIZER, load_module, open};
 use super::config::Config;
 use super::model::Autoencoder;
 use super::trainer::{TrainBackend, Trainer};
@@ -35,7 +35,11 @@ impl<B: TrainBackend> Trainer<B> {
     /// The model as it is now: the moving averages where there are any.
     pub fn trained(&self) -> Trained<B::InnerBackend> {
         let (model, quantizer) = match &self.averaged {
-            Some(averaged) => (averaged.model.clone(), VectorQuantizer::new(averaged.quantizer.clone())),
+            Some(averaged) => {
+                let handle = VectorQuantizer::new(averaged.quantizer.clone());
+                let pool = self.pool.clone();
+                (averaged.model.clone(), pool.into_iter().fold(handle, VectorQuantizer::with_pool))
+            }
             None => (self.model.valid(), self.quantizer.clone()),
         };
         Trained { config: self.config.clone(), step: self.step, model, quantizer, device: self.device.clone() }
@@ -56,7 +60,7 @@ impl<B: QuantizeBackend> Trained<B> {
         let averaged = file.names().iter().any(|name| name.starts_with(AVERAGE));
         let prefix = if averaged { AVERAGE } else { MODEL };
         let model = load_module(Autoencoder::new(&config, &device), prefix, &mut file)?;
-        let prefix = if averaged { "average_quantizer." } else { QUANTIZER };
+        let prefix = if averaged { AVERAGE_QUANTIZER } else { QUANTIZER };
         let layer = config.codes.layer(config.seed);
         let codebook = file.read::<f32>(&format!("{prefix}codebook"))?;
         let quantizer = frozen(layer, &codebook).context(|| format!("the codes in `{}`", path.display()))?;

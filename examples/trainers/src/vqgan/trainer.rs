@@ -46,6 +46,7 @@ pub struct Trainer<B: TrainBackend> {
     pub(super) model: Autoencoder<B>,
     pub(super) optimizer: Optimizer<Autoencoder<B>, B>,
     pub(super) quantizer: VectorQuantizer,
+    pub(super) pool: Option<Arc<dyn Pool + Send + Sync>>,
     pub(super) adam: Adam,
     pub(super) opponent: Option<Opponent<B>>,
     pub(super) averaged: Option<Averaged<B>>,
@@ -88,6 +89,8 @@ pub struct StepReport {
     pub mean_norm: f64,
     /// Length of the generator's gradients before clipping.
     pub gradient_norm: f64,
+    /// Length of the discriminator's.
+    pub discriminator_gradient_norm: Option<f64>,
     /// Distinct codes hit.
     pub active: usize,
     /// Codes restarted.
@@ -97,6 +100,9 @@ pub struct StepReport {
     /// Learning rate.
     pub lr: f64,
 }
+
+/// What to do about a loss that is not finite: a lower rate makes another run.
+const CURE: &str = "Start again with a lower --lr and another --out";
 
 impl StepReport {
     /// Refuses the first loss term that is not finite, by name.
@@ -112,6 +118,7 @@ impl StepReport {
             ("discriminator's", self.discriminator),
             ("R1", self.r1),
             ("gradient's length as a", Some(self.gradient_norm)),
+            ("discriminator's gradient's length as a", self.discriminator_gradient_norm),
         ];
         let Some((name, value)) =
             terms.iter().find_map(|(name, value)| value.filter(|v| !v.is_finite()).map(|v| (name, v)))
@@ -119,13 +126,13 @@ impl StepReport {
             return match self.without_code {
                 0 => Ok(()),
                 n => Err(Failure::new(format!(
-                    "step {}: {n} latents are not finite; the last checkpoint still stands: try a lower --lr",
+                    "step {}: {n} latents are not finite; the last checkpoint still stands. {CURE}",
                     self.step
                 ))),
             };
         };
         Err(Failure::new(format!(
-            "step {}: the {name} loss is {value}; the last checkpoint still stands: try a lower --lr",
+            "step {}: the {name} loss is {value}; the last checkpoint still stands. {CURE}",
             self.step
         )))
     }
@@ -163,12 +170,14 @@ impl<B: TrainBackend> Trainer<B> {
         });
         let averaged = config.average.map(|_| Averaged { model: model.valid(), quantizer: quantizer.clone() });
         let handle = VectorQuantizer::new(quantizer);
+        let quantizer = match &pool {
+            Some(pool) => handle.with_pool(Arc::clone(pool)),
+            None => handle,
+        };
         Ok(Self {
             optimizer: Optimizer::new(&config.optimizer),
-            quantizer: match pool {
-                Some(pool) => handle.with_pool(pool),
-                None => handle,
-            },
+            quantizer,
+            pool,
             last_hit: vec![0; config.codes.codes],
             step: 0,
             config,
@@ -222,6 +231,10 @@ impl<B: TrainBackend> Trainer<B> {
             }
             _ => None,
         };
+        if let (Some(gradients), Some(opponent)) = (&judged, &self.opponent) {
+            let norm = crate::params::gradient_norm::<B, _>(&opponent.network, gradients);
+            report.discriminator_gradient_norm = Some(norm);
+        }
         report.check()?;
 
         let (model, _) = self.optimizer.step(lr, self.model.clone(), gradients);
@@ -336,6 +349,7 @@ impl<B: TrainBackend> Trainer<B> {
     fn move_averages(&mut self) -> Result<(), Failure> {
         let (Some(decay), Some(averaged)) = (self.config.average, &mut self.averaged) else { return Ok(()) };
         averaged.model = average(averaged.model.clone(), &self.model.valid(), decay);
+        let (normalize, dim) = (self.config.codes.normalize, self.config.codes.dim);
         self.quantizer.read(|now| {
             let now = now.state();
             averaged.quantizer.restore(|name, place| {
@@ -346,6 +360,10 @@ impl<B: TrainBackend> Trainer<B> {
                 if let (true, StateMut::F32(values), Some(StateRef::F32(now))) = (moves, place, found) {
                     for (average, &now) in values.iter_mut().zip(now) {
                         *average = (decay * f64::from(*average) + (1.0 - decay) * f64::from(now)) as f32;
+                    }
+                    if normalize && name == "codebook" {
+                        // The search by angle asks for unit rows, which a mean of unit rows is not.
+                        values.chunks_exact_mut(dim).for_each(to_unit_length);
                     }
                 }
                 Ok::<(), Failure>(())
@@ -389,6 +407,13 @@ fn standardize(quantizer: &mut Quantizer) -> Result<(), Failure> {
         }
         Ok(())
     })
+}
+
+fn to_unit_length(row: &mut [f32]) {
+    let length = row.iter().map(|&x| f64::from(x).powi(2)).sum::<f64>().sqrt();
+    if length > 0.0 {
+        row.iter_mut().for_each(|x| *x = (f64::from(*x) / length) as f32);
+    }
 }
 
 /// Values of the reconstruction's terms.
