@@ -129,6 +129,7 @@ pub fn pool() -> Result<rayon::ThreadPool, Failure> {
 
 #[cfg(test)]
 mod tests {
+    use super::*;
     use crate::vqgan::run::is_part_of;
 
     #[test]
