@@ -78,6 +78,12 @@ impl CnnConfig {
                 return Err(Failure::new(format!("CNN: `{name}` is 0 or empty, expected at least 1")));
             }
         }
+        // More is taken for a mistyped number: one such convolution takes 600 MB.
+        const MOST: usize = 4096;
+        let widest = self.multipliers.iter().map(|multiplier| self.channels.saturating_mul(*multiplier)).max();
+        if self.z_channels > MOST || widest.is_some_and(|channels| channels > MOST) {
+            return Err(Failure::new(format!("CNN: layers of more than {MOST} channels: choose fewer")));
+        }
         if self.multipliers.contains(&0) {
             return Err(Failure::new(format!(
                 "CNN: `multipliers` {:?} contain 0, expected at least 1",

@@ -165,7 +165,8 @@ struct Falls {
     run: String,
     reading: Reading,
     rule: Rule,
-    falls: bool,
+    /// `None` where fewer than two ranks were measured.
+    falls: Option<bool>,
 }
 
 fn falling(rows: &[Row]) -> Vec<Falls> {
@@ -174,7 +175,7 @@ fn falling(rows: &[Row]) -> Vec<Falls> {
         let psnr = |row: &Row| Some((row.rank, row.result.as_ref()?.quality.psnr_db));
         let mut points: Vec<(usize, f64)> = rows.iter().filter_map(psnr).collect();
         points.dedup_by_key(|point| point.0);
-        points.windows(2).all(|pair| pair[1].1 < pair[0].1)
+        (points.len() > 1).then(|| points.windows(2).all(|pair| pair[1].1 < pair[0].1))
     };
     rows.chunk_by(same)
         .filter_map(|rows| {
@@ -205,7 +206,11 @@ fn report(rows: &[Row], falls: &[Falls]) -> String {
     let mut out = text(&heads, &lines);
     out.push('\n');
     for Falls { run, reading, rule, falls } in falls {
-        let verb = if *falls { "falls" } else { "does not fall" };
+        let verb = match falls {
+            Some(true) => "falls",
+            Some(false) => "does not fall",
+            None => continue,
+        };
         out += &format!("{run}: PSNR {verb} with every step of M (nearest to the {reading}, {rule})\n");
     }
     let quality = rows.iter().find_map(|row| row.result.as_ref()).map(|result| &result.quality);

@@ -109,6 +109,10 @@ impl<B: TrainBackend> Trainer<B> {
         let mut step = [0u64];
         learning::fill(&mut step, &mut file, "step")?;
         [self.step] = step;
+        if self.step > self.config.steps {
+            let (step, steps) = (self.step, self.config.steps);
+            return Err(Failure::new(format!("`{}` is at step {step} of a run of {steps}", path.display())));
+        }
         Ok(self)
     }
 }

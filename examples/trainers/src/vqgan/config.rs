@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 use vq_kernels::ops::restart::Rule;
 use vq_kernels::quantizer::{Config as QuantizerConfig, Estimator, Learner};
+use vq_kernels::{MAX_CODES, MAX_DIM};
 
 use crate::common::failure::Failure;
 use crate::data::Augment;
@@ -181,6 +182,14 @@ impl Config {
         let refuse = |what: String| Err(Failure::new(what));
         if self.batch == 0 {
             return refuse("--batch 0: a step takes at least one image".into());
+        }
+        if self.steps == 0 {
+            return refuse("--steps 0: a training takes at least one step".into());
+        }
+        for (name, value, most) in [("--codes", self.codes.codes, MAX_CODES), ("--dim", self.codes.dim, MAX_DIM)] {
+            if !(1..=most).contains(&value) {
+                return refuse(format!("{name} {value}: expected 1 to {most}"));
+            }
         }
         let Losses { l1, l2, logit_laplace, perceptual, commitment, codebook } = self.losses;
         let weights = [l1, l2, logit_laplace, perceptual, commitment, codebook];

@@ -134,7 +134,6 @@ fn run_on<B: TrainBackend>(options: &Options, device: B::Device) -> Result<(), F
     if let Some(images) = options.images {
         data.train = data.train.sample(images, config.seed)?;
     }
-    let centres = centres(options, &files, &data, &mut config)?;
     let perceptual = match config.losses.perceptual > 0.0 {
         true => Some(Perceptual::load(options.perceptual.as_deref(), options.lpips.as_deref(), &device)?),
         false => None,
@@ -144,6 +143,8 @@ fn run_on<B: TrainBackend>(options: &Options, device: B::Device) -> Result<(), F
         let size = config.backbone.image_size();
         perceptual.check_size(size, size)?;
     }
+    // Last of all that may be refused: it writes a codebook where none is given.
+    let centres = centres(options, &files, &data, &mut config)?;
     let run = identity(&config, data.train.name(), distance)?;
     let pool: Arc<dyn Pool + Send + Sync> = Arc::new(pool()?);
     let mut trainer = Trainer::<B>::new(config, centres, perceptual, Some(pool), device)?;

@@ -126,13 +126,13 @@ impl StepReport {
             return match self.without_code {
                 0 => Ok(()),
                 n => Err(Failure::new(format!(
-                    "step {}: {n} latents are not finite; the last checkpoint still stands. {CURE}",
+                    "step {}: {n} latents are not finite; the last checkpoint, if there is one, still stands. {CURE}",
                     self.step
                 ))),
             };
         };
         Err(Failure::new(format!(
-            "step {}: the {name} loss is {value}; the last checkpoint still stands. {CURE}",
+            "step {}: the {name} loss is {value}; the last checkpoint, if there is one, still stands. {CURE}",
             self.step
         )))
     }
