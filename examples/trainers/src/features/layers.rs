@@ -27,12 +27,11 @@ impl<B: Backend> FrozenConv<B> {
         weights: &mut Weights,
         name: &str,
         shape: [usize; 4],
-        [stride, padding]: [usize; 2],
+        step: [usize; 2],
         device: &B::Device,
     ) -> Result<Self, Failure> {
-        let weight = weights.param(&format!("{name}.weight"), shape, device)?;
-        let bias = Some(weights.param(&format!("{name}.bias"), [shape[0]], device)?);
-        Ok(Self { weight, bias, stride, padding })
+        let unbiased = Self::load_unbiased(weights, &format!("{name}.weight"), shape, step, device)?;
+        Ok(Self { bias: Some(weights.param(&format!("{name}.bias"), [shape[0]], device)?), ..unbiased })
     }
 
     /// The same without bias, from a tensor named in full.

@@ -12,7 +12,7 @@ use serde::Serialize;
 use serde_json::json;
 use vq_kernels::Pool;
 
-use super::runs::{checkpoint, pool};
+use super::runs::checkpoint;
 use super::table::{NONE, figure, finish, percent, text, thousands};
 use crate::backend::Host;
 use crate::common::failure::Failure;
@@ -23,6 +23,7 @@ use crate::nets::macs::table::{Codebook, Row as Macs};
 use crate::on_device;
 use crate::vqgan::config::{Config, System};
 use crate::vqgan::options::Options;
+use crate::vqgan::run::pool;
 use crate::vqgan::trained::Trained;
 use crate::vqgan::trainer::TrainBackend;
 use measure::{Times, measure};

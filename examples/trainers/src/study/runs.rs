@@ -8,11 +8,11 @@ use vq_kernels::Pool;
 
 use super::table::thousands;
 use crate::backend::Host;
-use crate::common::failure::{Context, Failure};
+use crate::common::failure::Failure;
 use crate::common::files::create_writable;
 use crate::common::terminal::interrupted;
 use crate::vqgan::config::Config;
-use crate::vqgan::run::{Data, check_data};
+use crate::vqgan::run::{Data, check_data, pool};
 use crate::vqgan::trained::Trained;
 
 /// Which trainings, which images, and where results go.
@@ -117,14 +117,6 @@ pub fn checkpoint(dir: &Path) -> Result<PathBuf, Failure> {
             path.display()
         ))),
     }
-}
-
-/// All threads of the machine, for searches.
-///
-/// # Errors
-/// Where they cannot be started.
-pub fn pool() -> Result<rayon::ThreadPool, Failure> {
-    rayon::ThreadPoolBuilder::new().build().context(|| "cannot start threads".into())
 }
 
 #[cfg(test)]

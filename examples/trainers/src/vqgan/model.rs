@@ -73,32 +73,16 @@ impl<B: Backend> Discriminator<B> {
     /// Logits of images `[batch, 3, height, width]` in [-1, 1]: one for each patch, or one for each image; `[n]`.
     pub fn forward(&self, images: Tensor<B, 4>) -> Tensor<B, 1> {
         match self {
-            Self::Patch(net) => {
-                let logits = net.forward(images);
-                let n = logits.shape().num_elements();
-                logits.reshape([n])
-            }
-            Self::Style(net) => {
-                let logits = net.forward(images);
-                let n = logits.shape().num_elements();
-                logits.reshape([n])
-            }
+            Self::Patch(net) => net.forward(images).reshape([-1]),
+            Self::Style(net) => net.forward(images).reshape([-1]),
         }
     }
 
     /// The derivative of [`forward`](Self::forward)'s logits along `direction`, a change of the images.
     pub fn derivative(&self, images: Tensor<B, 4>, direction: Tensor<B, 4>) -> Tensor<B, 1> {
         match self {
-            Self::Patch(net) => {
-                let logits = net.derivative(images, direction);
-                let n = logits.shape().num_elements();
-                logits.reshape([n])
-            }
-            Self::Style(net) => {
-                let logits = net.derivative(images, direction);
-                let n = logits.shape().num_elements();
-                logits.reshape([n])
-            }
+            Self::Patch(net) => net.derivative(images, direction).reshape([-1]),
+            Self::Style(net) => net.derivative(images, direction).reshape([-1]),
         }
     }
 }

@@ -177,8 +177,8 @@ fn run_on<B: TrainBackend>(options: &Options, device: B::Device) -> Result<(), F
     Ok(())
 }
 
-/// All threads of the machine, for the quantizer.
-pub(super) fn pool() -> Result<rayon::ThreadPool, Failure> {
+/// All threads of the machine, for the quantizer and for searches.
+pub(crate) fn pool() -> Result<rayon::ThreadPool, Failure> {
     rayon::ThreadPoolBuilder::new().build().context(|| "cannot start threads".into())
 }
 
