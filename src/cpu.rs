@@ -1,5 +1,8 @@
 //! Where an op runs: an instruction set, and optionally a caller's pool of threads.
 
+#[cfg(target_has_atomic = "ptr")]
+use crate::ops::search::Tally;
+use crate::ops::search::{Counts, Search};
 use crate::simd::Isa;
 use core::marker::PhantomData;
 
@@ -55,11 +58,15 @@ unsafe impl Pool for rayon::ThreadPool {
 pub struct Cpu<'p> {
     isa: Isa,
     pool: Option<&'p dyn Pool>,
+    search: Search,
+    #[cfg(target_has_atomic = "ptr")]
+    tally: Option<&'p Tally>,
 }
 
 impl core::fmt::Debug for Cpu<'_> {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        f.debug_struct("Cpu").field("isa", &self.isa).field("threads", &self.threads()).finish()
+        let mut debug = f.debug_struct("Cpu");
+        debug.field("isa", &self.isa).field("threads", &self.threads()).field("search", &self.search).finish()
     }
 }
 
@@ -77,12 +84,51 @@ impl<'p> Cpu<'p> {
 
     /// `isa`, on the calling thread.
     pub fn with_isa(isa: Isa) -> Self {
-        Self { isa, pool: None }
+        Self {
+            isa,
+            pool: None,
+            search: Search::Auto,
+            #[cfg(target_has_atomic = "ptr")]
+            tally: None,
+        }
     }
 
     /// The same instruction set on `pool`'s threads.
-    pub fn with_pool<'q>(&self, pool: &'q dyn Pool) -> Cpu<'q> {
-        Cpu { isa: self.isa, pool: Some(pool) }
+    pub fn with_pool<'q>(&self, pool: &'q dyn Pool) -> Cpu<'q>
+    where
+        'p: 'q,
+    {
+        Cpu { pool: Some(pool), ..*self }
+    }
+
+    /// The same, with searches by `search`; [`Search::Auto`] unless it is set.
+    #[must_use]
+    pub fn with_search(self, search: Search) -> Self {
+        Self { search, ..self }
+    }
+
+    /// The same, with `tally` counting what searches do.
+    #[cfg(target_has_atomic = "ptr")]
+    pub fn with_tally<'q>(&self, tally: &'q Tally) -> Cpu<'q>
+    where
+        'p: 'q,
+    {
+        Cpu { tally: Some(tally), ..*self }
+    }
+
+    /// How rows and codes are searched.
+    pub fn search(&self) -> Search {
+        self.search
+    }
+
+    #[cfg_attr(not(target_has_atomic = "ptr"), expect(clippy::unused_self))]
+    pub(crate) fn count(&self, counts: Counts) {
+        #[cfg(target_has_atomic = "ptr")]
+        if let Some(tally) = self.tally {
+            tally.add(counts);
+        }
+        #[cfg(not(target_has_atomic = "ptr"))]
+        let _ = counts;
     }
 
     /// The instruction set.

@@ -24,7 +24,7 @@ pub mod ops;
 pub mod quantizer;
 pub mod rng;
 
-pub use codebook::{Line, MAX_CODES, MAX_DIM, Metric, PANEL, PackedCodebook};
+pub use codebook::{Line, MAX_CODES, MAX_DIM, Metric, PANEL, PackedCodebook, Packing};
 pub use cpu::{Cpu, Pool};
 pub use element::{Code, Element, NO_CODE};
 pub use error::{Error, Result};

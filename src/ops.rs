@@ -33,7 +33,7 @@ pub use gather::gather;
 pub use normalize::{normalize, normalize_backward};
 pub use project::{project, project_backward_input, project_backward_weight};
 pub use restart::restart;
-pub use search::{Candidate, search, search_mth, search_top};
+pub use search::{Candidate, Search, search, search_mth, search_top};
 
 pub(crate) use weights::{check_codes, check_rows, check_weights, weight};
 

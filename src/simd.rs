@@ -7,9 +7,13 @@
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+mod dots;
 mod fma;
 mod scalar;
+#[cfg(target_arch = "x86_64")]
+mod vnni;
 
+pub(crate) use dots::Dots;
 pub(crate) use fma::fma32;
 
 use crate::error::{Error, Result};
@@ -62,6 +66,17 @@ pub(crate) trait Kernel {
     unsafe fn run<V: Lanes>(self) -> Self::Output;
 }
 
+/// An algorithm over [`Lanes`] and [`Dots`] with its arguments.
+pub(crate) trait DotKernel {
+    /// What it returns.
+    type Output;
+    /// Runs it on registers of types `V` and `D`; must be `#[inline(always)]`.
+    ///
+    /// # Safety
+    /// The CPU supports both types' instruction sets.
+    unsafe fn run<V: Lanes, D: Dots>(self) -> Self::Output;
+}
+
 /// An instruction set that this machine can execute.
 ///
 /// A value is proof of support: it comes from detection only.
@@ -74,7 +89,11 @@ enum Tier {
     #[cfg(target_arch = "x86_64")]
     Avx2,
     #[cfg(target_arch = "x86_64")]
+    Avx2Vnni,
+    #[cfg(target_arch = "x86_64")]
     Avx512,
+    #[cfg(target_arch = "x86_64")]
+    Avx512Vnni,
 }
 
 impl Isa {
@@ -83,13 +102,22 @@ impl Isa {
     pub const SCALAR: Self = Self(Tier::Scalar);
 
     /// Names that [`from_name`](Self::from_name) knows, on any machine.
-    pub const NAMES: &'static [&'static str] = &["scalar", "avx2", "avx512"];
+    pub const NAMES: &'static [&'static str] = &["scalar", "avx2", "avx2vnni", "avx512", "avx512vnni"];
 
     /// AVX2 with FMA, where this machine has both.
     pub fn avx2() -> Option<Self> {
         #[cfg(target_arch = "x86_64")]
         if has_avx2() {
             return Some(Self(Tier::Avx2));
+        }
+        None
+    }
+
+    /// AVX2 with FMA and AVX-VNNI, where this machine has all three.
+    pub fn avx2_vnni() -> Option<Self> {
+        #[cfg(target_arch = "x86_64")]
+        if has_avx2() && has_avx_vnni() {
+            return Some(Self(Tier::Avx2Vnni));
         }
         None
     }
@@ -103,39 +131,52 @@ impl Isa {
         None
     }
 
+    /// AVX-512 (F, BW, VNNI), where this machine has it beside AVX2 and FMA.
+    pub fn avx512_vnni() -> Option<Self> {
+        #[cfg(target_arch = "x86_64")]
+        if has_avx2() && has_avx512() && has_avx512_vnni() {
+            return Some(Self(Tier::Avx512Vnni));
+        }
+        None
+    }
+
     /// The fastest that this machine has. Without `std` only what the build target guarantees is seen.
     pub fn detect() -> Self {
-        Self::avx512().or_else(Self::avx2).unwrap_or(Self::SCALAR)
+        Self::available().last().unwrap_or(Self::SCALAR)
     }
 
     /// All that this machine has, slowest first.
     pub fn available() -> impl Iterator<Item = Self> {
-        [Some(Self::SCALAR), Self::avx2(), Self::avx512()].into_iter().flatten()
+        let all = [Some(Self::SCALAR), Self::avx2(), Self::avx2_vnni(), Self::avx512(), Self::avx512_vnni()];
+        all.into_iter().flatten()
     }
 
-    /// By name: `"scalar"`, `"avx2"`, `"avx512"`, or `"auto"` for [`detect`](Self::detect).
+    /// By name, one of [`NAMES`](Self::NAMES), or `"auto"` for [`detect`](Self::detect).
     ///
     /// # Errors
     /// [`Error::Isa`] where the machine lacks it or the name is unknown.
     pub fn from_name(name: &str) -> Result<Self> {
-        let (name, isa) = match name {
-            "auto" => ("auto", Some(Self::detect())),
-            "scalar" => ("scalar", Some(Self::SCALAR)),
-            "avx2" => ("avx2", Self::avx2()),
-            "avx512" => ("avx512", Self::avx512()),
-            _ => ("instruction set of that name (scalar, avx2, avx512, auto)", None),
-        };
-        isa.ok_or(Error::Isa { name })
+        if name == "auto" {
+            return Ok(Self::detect());
+        }
+        let known = Self::NAMES.iter().find(|&&known| known == name);
+        let lacking =
+            known.unwrap_or(&"instruction set of that name (scalar, avx2, avx2vnni, avx512, avx512vnni, auto)");
+        Self::available().find(|isa| isa.name() == name).ok_or(Error::Isa { name: lacking })
     }
 
-    /// `"scalar"`, `"avx2"` or `"avx512"`.
+    /// One of [`NAMES`](Self::NAMES).
     pub fn name(self) -> &'static str {
         match self.0 {
             Tier::Scalar => "scalar",
             #[cfg(target_arch = "x86_64")]
             Tier::Avx2 => "avx2",
             #[cfg(target_arch = "x86_64")]
+            Tier::Avx2Vnni => "avx2vnni",
+            #[cfg(target_arch = "x86_64")]
             Tier::Avx512 => "avx512",
+            #[cfg(target_arch = "x86_64")]
+            Tier::Avx512Vnni => "avx512vnni",
         }
     }
 
@@ -144,30 +185,61 @@ impl Isa {
         match self.0 {
             Tier::Scalar => 1,
             #[cfg(target_arch = "x86_64")]
-            Tier::Avx2 => 8,
+            Tier::Avx2 | Tier::Avx2Vnni => 8,
             #[cfg(target_arch = "x86_64")]
-            Tier::Avx512 => 16,
+            Tier::Avx512 | Tier::Avx512Vnni => 16,
+        }
+    }
+
+    /// Whether it multiplies bytes faster than f32.
+    pub(crate) fn has_dots(self) -> bool {
+        match self.0 {
+            Tier::Scalar => false,
+            #[cfg(target_arch = "x86_64")]
+            Tier::Avx2 | Tier::Avx512 => false,
+            #[cfg(target_arch = "x86_64")]
+            Tier::Avx2Vnni | Tier::Avx512Vnni => true,
         }
     }
 
     /// Runs `kernel` on this instruction set's registers: the one dispatch of a call.
     #[inline]
     pub(crate) fn run<K: Kernel>(self, kernel: K) -> K::Output {
-        debug_assert!(
-            core::hint::black_box(f32::MIN_POSITIVE) * 0.5 != 0.0,
-            "the contracts assume that subnormals are not flushed (FTZ/DAZ off)"
-        );
+        assert_environment();
         match self.0 {
             // SAFETY: f32 lanes need no instruction set.
             Tier::Scalar => unsafe { kernel.run::<f32>() },
             #[cfg(target_arch = "x86_64")]
-            // SAFETY: `Avx2` is constructed only after `has_avx2`.
-            Tier::Avx2 => unsafe { avx2_entry(kernel) },
+            // SAFETY: these are constructed only after `has_avx2`.
+            Tier::Avx2 | Tier::Avx2Vnni => unsafe { avx2_entry(kernel) },
             #[cfg(target_arch = "x86_64")]
-            // SAFETY: `Avx512` is constructed only after `has_avx2` and `has_avx512`.
-            Tier::Avx512 => unsafe { avx512_entry(kernel) },
+            // SAFETY: these are constructed only after `has_avx2` and `has_avx512`.
+            Tier::Avx512 | Tier::Avx512Vnni => unsafe { avx512_entry(kernel) },
         }
     }
+
+    /// [`run`](Self::run) for a kernel of dot products; on one lane where there is no instruction for them.
+    #[inline]
+    pub(crate) fn run_dots<K: DotKernel>(self, kernel: K) -> K::Output {
+        assert_environment();
+        match self.0 {
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: constructed only after `has_avx2` and `has_avx_vnni`.
+            Tier::Avx2Vnni => unsafe { avx2_vnni_entry(kernel) },
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: constructed only after `has_avx2`, `has_avx512` and `has_avx512_vnni`.
+            Tier::Avx512Vnni => unsafe { avx512_vnni_entry(kernel) },
+            // SAFETY: single lanes need no instruction set.
+            _ => unsafe { kernel.run::<f32, i32>() },
+        }
+    }
+}
+
+fn assert_environment() {
+    debug_assert!(
+        core::hint::black_box(f32::MIN_POSITIVE) * 0.5 != 0.0,
+        "the contracts assume that subnormals are not flushed (FTZ/DAZ off)"
+    );
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -184,24 +256,50 @@ fn avx512_entry<K: Kernel>(kernel: K) -> K::Output {
     unsafe { kernel.run::<core::arch::x86_64::__m512>() }
 }
 
-#[cfg(all(target_arch = "x86_64", feature = "std"))]
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma,avxvnni")]
+fn avx2_vnni_entry<K: DotKernel>(kernel: K) -> K::Output {
+    // SAFETY: this function's own target features are those of the types.
+    unsafe { kernel.run::<core::arch::x86_64::__m256, core::arch::x86_64::__m256i>() }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512vnni")]
+fn avx512_vnni_entry<K: DotKernel>(kernel: K) -> K::Output {
+    // SAFETY: this function's own target features are those of the types.
+    unsafe { kernel.run::<core::arch::x86_64::__m512, core::arch::x86_64::__m512i>() }
+}
+
+/// Whether the machine has each of these features; without `std`, whether the build target has them.
+#[cfg(target_arch = "x86_64")]
+macro_rules! has {
+    ($($feature:tt),*) => {{
+        #[cfg(feature = "std")]
+        let all = $(std::arch::is_x86_feature_detected!($feature) &&)* true;
+        #[cfg(not(feature = "std"))]
+        let all = cfg!(all($(target_feature = $feature),*));
+        all
+    }};
+}
+
+#[cfg(target_arch = "x86_64")]
 fn has_avx2() -> bool {
-    std::arch::is_x86_feature_detected!("avx2") && std::arch::is_x86_feature_detected!("fma")
+    has!("avx2", "fma")
 }
 
-#[cfg(all(target_arch = "x86_64", feature = "std"))]
+#[cfg(target_arch = "x86_64")]
+fn has_avx_vnni() -> bool {
+    has!("avxvnni")
+}
+
+#[cfg(target_arch = "x86_64")]
 fn has_avx512() -> bool {
-    std::arch::is_x86_feature_detected!("avx512f")
+    has!("avx512f")
 }
 
-#[cfg(all(target_arch = "x86_64", not(feature = "std")))]
-fn has_avx2() -> bool {
-    cfg!(all(target_feature = "avx2", target_feature = "fma"))
-}
-
-#[cfg(all(target_arch = "x86_64", not(feature = "std")))]
-fn has_avx512() -> bool {
-    cfg!(target_feature = "avx512f")
+#[cfg(target_arch = "x86_64")]
+fn has_avx512_vnni() -> bool {
+    has!("avx512bw", "avx512vnni")
 }
 
 #[cfg(test)]

@@ -7,8 +7,8 @@ mod common;
 
 use common::{assert_same_bits, cpus, grid, mat, paint, unit_rows};
 use vq_kernels::ops::loss::{self, SquaredError};
-use vq_kernels::ops::{self, ROW_BLOCK, ema, normalize, project, search};
-use vq_kernels::{Cpu, Isa, MatMut, MatRef, Metric, NO_CODE, PackedCodebook};
+use vq_kernels::ops::{self, ROW_BLOCK, Search, ema, normalize, project, search};
+use vq_kernels::{Cpu, Isa, MatMut, MatRef, Metric, NO_CODE, PackedCodebook, Packing};
 
 struct Case {
     rows: usize,
@@ -61,6 +61,11 @@ fn each_case(mut check: impl FnMut(&Cpu, &Case, &str)) {
     }
 }
 
+/// The ways to search of `cpu`: the codes must not depend on it.
+fn ways<'a>(cpu: &Cpu<'a>) -> [Cpu<'a>; 3] {
+    [Search::Auto, Search::F32, Search::Coarse].map(|search| cpu.with_search(search))
+}
+
 fn require_isas() {
     for name in Isa::NAMES {
         if Isa::from_name(name).is_err() {
@@ -78,11 +83,14 @@ fn search_is_the_reference() {
             for metric in [Metric::Cosine, Metric::L2] {
                 let (mut expected, mut scores) = (vec![0; rows], vec![0.0f32; rows]);
                 search::reference(mat(&x, rows, dim), mat(&c, k, dim), metric, &mut expected, Some(&mut scores));
-                let packed = PackedCodebook::new(mat(&c, k, dim), metric).unwrap();
-                let (mut got, mut got_scores) = (vec![7u32; rows], vec![7.0; rows]);
-                ops::search(cpu, mat(&x, rows, dim), None, &packed, &mut got, Some(&mut got_scores)).unwrap();
-                assert_eq!(got, expected, "{context} {kind} {metric:?}");
-                assert_same_bits(&got_scores, &scores, &format!("{context} {kind} {metric:?}"));
+                let packed = PackedCodebook::with_packing(mat(&c, k, dim), metric, Packing::Int8).unwrap();
+                for cpu in ways(cpu) {
+                    let (mut got, mut got_scores) = (vec![7u32; rows], vec![7.0; rows]);
+                    ops::search(&cpu, mat(&x, rows, dim), None, &packed, &mut got, Some(&mut got_scores)).unwrap();
+                    assert_eq!(got, expected, "{context} {kind} {metric:?} {:?}", cpu.search());
+                    let context = format!("{context} {kind} {metric:?} {:?}", cpu.search());
+                    assert_same_bits(&got_scores, &scores, &context);
+                }
             }
         }
     });
@@ -117,7 +125,7 @@ fn top_m_and_the_mth_are_the_reference() {
 #[test]
 fn search_of_special_values_is_the_reference() {
     let special = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, 0.0, -0.0, f32::MAX, -f32::MAX, 1e-45, 1.0, -1.0];
-    for cpu in cpus() {
+    for cpu in cpus().iter().flat_map(ways) {
         for (rows, k, dim) in [(40, 70, 1), (60, 300, 2), (30, 129, 5)] {
             let pick = |i: usize, stride: usize| special[(i * stride + i / 7) % special.len()];
             let x: Vec<f32> = (0..rows * dim).map(|i| pick(i, 3)).collect();
@@ -125,11 +133,11 @@ fn search_of_special_values_is_the_reference() {
             for metric in [Metric::Cosine, Metric::L2] {
                 let (mut expected, mut scores) = (vec![0; rows], vec![0.0f32; rows]);
                 search::reference(mat(&x, rows, dim), mat(&c, k, dim), metric, &mut expected, Some(&mut scores));
-                let packed = PackedCodebook::new(mat(&c, k, dim), metric).unwrap();
+                let packed = PackedCodebook::with_packing(mat(&c, k, dim), metric, Packing::Int8).unwrap();
                 let (mut got, mut got_scores) = (vec![7u32; rows], vec![7.0; rows]);
                 ops::search(&cpu, mat(&x, rows, dim), None, &packed, &mut got, Some(&mut got_scores)).unwrap();
-                assert_eq!(got, expected, "{} {metric:?}", cpu.isa().name());
-                assert_same_bits(&got_scores, &scores, cpu.isa().name());
+                assert_eq!(got, expected, "{cpu:?} {metric:?}");
+                assert_same_bits(&got_scores, &scores, &format!("{cpu:?} {metric:?}"));
             }
         }
     }
@@ -138,10 +146,10 @@ fn search_of_special_values_is_the_reference() {
 /// A row whose only comparable score is −inf has that code; it lies past the first group.
 #[test]
 fn minus_infinity_is_comparable() {
-    for cpu in cpus() {
+    for cpu in cpus().iter().flat_map(ways) {
         let mut c = vec![f32::NAN; 700];
         c[600] = f32::NEG_INFINITY;
-        let packed = PackedCodebook::new(mat(&c, 700, 1), Metric::Cosine).unwrap();
+        let packed = PackedCodebook::with_packing(mat(&c, 700, 1), Metric::Cosine, Packing::Int8).unwrap();
         let (mut codes, mut scores) = ([0u32; 2], [0.0; 2]);
         ops::search(&cpu, mat(&[1.0, f32::NAN], 2, 1), None, &packed, &mut codes, Some(&mut scores)).unwrap();
         assert_eq!(codes, [600, NO_CODE]);
@@ -151,16 +159,16 @@ fn minus_infinity_is_comparable() {
 
 #[test]
 fn ties_go_to_the_lowest_code() {
-    for cpu in cpus() {
+    for cpu in cpus().iter().flat_map(ways) {
         for copies in [[0, 1], [5, 63], [63, 64], [3, 255], [255, 256], [10, 698], [256, 699]] {
             let mut c = paint(700 * 4, 3).iter().map(|x| x * 0.01).collect::<Vec<_>>();
             for k in copies {
                 c[k * 4..k * 4 + 4].copy_from_slice(&[1.0, 2.0, 3.0, 4.0]);
             }
-            let packed = PackedCodebook::new(mat(&c, 700, 4), Metric::L2).unwrap();
+            let packed = PackedCodebook::with_packing(mat(&c, 700, 4), Metric::L2, Packing::Int8).unwrap();
             let mut codes = [0u32];
             ops::search(&cpu, mat(&[1.0, 2.0, 3.0, 4.0], 1, 4), None, &packed, &mut codes, None).unwrap();
-            assert_eq!(codes[0] as usize, copies[0], "{} {copies:?}", cpu.isa().name());
+            assert_eq!(codes[0] as usize, copies[0], "{cpu:?} {copies:?}");
         }
     }
 }
@@ -169,13 +177,13 @@ fn ties_go_to_the_lowest_code() {
 fn packing_some_codes_again_is_packing_all() {
     for metric in [Metric::Cosine, Metric::L2] {
         let (mut c, k, dim) = (paint(300 * 9, 5), 300, 9);
-        let mut packed = PackedCodebook::new(mat(&c, k, dim), metric).unwrap();
+        let mut packed = PackedCodebook::with_packing(mat(&c, k, dim), metric, Packing::F32).unwrap();
         let changed = [0u32, 63, 64, 299, 150];
         for &code in &changed {
             c[code as usize * dim..][..dim].copy_from_slice(&paint(dim, 90 + u64::from(code)));
         }
         packed.repack_codes(mat(&c, k, dim), &changed).unwrap();
-        let whole = PackedCodebook::new(mat(&c, k, dim), metric).unwrap();
+        let whole = PackedCodebook::with_packing(mat(&c, k, dim), metric, Packing::F32).unwrap();
         let floats = |p: &PackedCodebook<Vec<vq_kernels::Line>>| p.lines().iter().flat_map(|l| l.0).collect::<Vec<_>>();
         assert_same_bits(&floats(&packed), &floats(&whole), metric.name());
     }

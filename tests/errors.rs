@@ -10,7 +10,7 @@ use vq_kernels::ops::loss::{self, SquaredError};
 use vq_kernels::ops::restart::{self, Restarted, Rule, Summary};
 use vq_kernels::ops::{self, Candidate, usage};
 use vq_kernels::quantizer::{Config, Estimator, Initial, Learner, Loss, Quantizer, StateRef};
-use vq_kernels::{Cpu, Error, Isa, Line, MAX_CODES, MAX_DIM, MatMut, MatRef, Metric, NO_CODE, PackedCodebook};
+use vq_kernels::{Cpu, Error, Isa, Line, MAX_CODES, MAX_DIM, MatMut, MatRef, Metric, NO_CODE, PackedCodebook, Packing};
 
 // -- every variant
 
@@ -78,7 +78,7 @@ fn every_error_is_reached_and_names_its_parts() {
         }
         let _: &dyn core::error::Error = error;
     }
-    assert!(Isa::from_name("neon").unwrap_err().to_string().contains("scalar, avx2, avx512"));
+    assert!(Isa::from_name("neon").unwrap_err().to_string().contains("scalar, avx2, avx2vnni, avx512"));
 }
 
 /// A codebook of 65,536 codes of 2 dimensions: one more than u16 can number.
@@ -146,7 +146,7 @@ fn a_codebook_has_a_shape_that_can_be_indexed() {
     ];
     for (codes, dim, expected, why) in cases {
         for metric in [Metric::Cosine, Metric::L2] {
-            let refused = PackedCodebook::from_lines(&[][..], codes, dim, metric).unwrap_err();
+            let refused = PackedCodebook::from_lines(&[][..], codes, dim, metric, Packing::Int8).unwrap_err();
             assert_eq!(variant(&refused), expected, "{why}");
         }
         assert_eq!(variant(&Seeds::new(codes, dim, 0).unwrap_err()), expected, "{why}");
@@ -157,13 +157,13 @@ fn a_codebook_has_a_shape_that_can_be_indexed() {
     assert_eq!(variant(&KMeans::new(vec![], 4, 0, Metric::L2).unwrap_err()), "Empty");
     assert_eq!(variant(&KMeans::new(vec![0.0; 7], 4, 2, Metric::L2).unwrap_err()), "Shape");
     assert_eq!(variant(&KMeans::new(vec![], usize::MAX, 2, Metric::L2).unwrap_err()), "TooLarge");
-    assert_eq!(PackedCodebook::lines_len(usize::MAX, usize::MAX, Metric::L2), usize::MAX);
-    let len = PackedCodebook::lines_len(65, 3, Metric::L2);
+    assert_eq!(PackedCodebook::lines_len(usize::MAX, usize::MAX, Metric::L2, Packing::Int8), usize::MAX);
+    let len = PackedCodebook::lines_len(65, 3, Metric::L2, Packing::F32);
     assert_eq!(len, 2 * (3 + 1) * 4);
     for got in [len - 1, len + 1] {
         let lines = vec![Line([0.0; 16]); got];
         let expected = Error::Shape { op: "pack", arg: "number of lines", expected: len, got };
-        assert_eq!(PackedCodebook::from_lines(&lines[..], 65, 3, Metric::L2).unwrap_err(), expected);
+        assert_eq!(PackedCodebook::from_lines(&lines[..], 65, 3, Metric::L2, Packing::F32).unwrap_err(), expected);
     }
 }
 

@@ -12,7 +12,7 @@ use vq_kernels::ops::loss::{self, SquaredError};
 use vq_kernels::ops::restart::{self, Restarted, Rule};
 use vq_kernels::ops::{self, Candidate, usage};
 use vq_kernels::quantizer::{Config, Initial, Learner, Quantizer};
-use vq_kernels::{Cpu, Line, Metric, PackedCodebook};
+use vq_kernels::{Cpu, Line, Metric, PackedCodebook, Packing};
 
 /// The system's allocator, with its books kept.
 struct Counting;
@@ -104,7 +104,7 @@ fn ops_allocate_nothing() {
     let (data, codebook, weight, wide) = (paint(N * D, 1), paint(K * D, 2), paint(W * D, 3), paint(N * W, 4));
     let halves: Vec<half::f16> = data.iter().map(|&x| half::f16::from_f32(x)).collect();
     let (x, book_rows, weight, wide) = (mat(&data, N, D), mat(&codebook, K, D), mat(&weight, W, D), mat(&wide, N, W));
-    let mut lines = vec![Line([0.0; 16]); PackedCodebook::lines_len(K, D, Metric::L2)];
+    let mut lines = vec![Line([0.0; 16]); PackedCodebook::lines_len(K, D, Metric::L2, Packing::Int8)];
     let (mut codes, mut scores, mut norms) = (vec![0u32; N], vec![0.0; N], vec![0.0; N]);
     let (mut best, mut y, mut dx, mut out) =
         (vec![Candidate::NONE; N * 3], vec![0.0; N * D], vec![0.0; N * D], vec![0.0; N * W]);
@@ -133,8 +133,10 @@ fn ops_allocate_nothing() {
             .is_err()
     );
 
-    allocations("pack_into", &mut || assert!(PackedCodebook::pack_into(book_rows, Metric::L2, &mut lines[..]).is_ok()));
-    let book = PackedCodebook::from_lines(&lines[..], K, D, Metric::L2).unwrap();
+    allocations("pack_into", &mut || {
+        assert!(PackedCodebook::pack_into(book_rows, Metric::L2, Packing::Int8, &mut lines[..]).is_ok())
+    });
+    let book = PackedCodebook::from_lines(&lines[..], K, D, Metric::L2, Packing::Int8).unwrap();
     allocations("search", &mut || ops::search(&cpu, x, w, &book, &mut codes, Some(&mut scores)).unwrap());
     let half_rows = mat(&halves, N, D);
     allocations("search in f16", &mut || ops::search(&cpu, half_rows, w, &book, &mut codes, None).unwrap());

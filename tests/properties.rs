@@ -10,9 +10,9 @@ use vq_kernels::ops::ema::{self, Activity, Statistics};
 use vq_kernels::ops::loss::{SquaredError, squared_error};
 use vq_kernels::ops::restart::{self, Restarted, Rule};
 use vq_kernels::ops::search::reference_score;
-use vq_kernels::ops::{Candidate, gather, normalize, project, search, search_mth, search_top, usage};
+use vq_kernels::ops::{Candidate, Search, gather, normalize, project, search, search_mth, search_top, usage};
 use vq_kernels::rng::{Permutation, Rng};
-use vq_kernels::{Cpu, Element, Line, Metric, NO_CODE, PackedCodebook};
+use vq_kernels::{Cpu, Element, Line, Metric, NO_CODE, PackedCodebook, Packing};
 
 /// Cases per property: the whole file takes a few seconds in release.
 const CASES: u32 = 192;
@@ -274,7 +274,8 @@ proptest! {
     #[test]
     fn repacking_the_changed_codes_is_packing_anew(metric in metrics(), k in codes_count(), dim in 1usize..9, changes in 0usize..12, seed: u64) {
         let mut codebook = paint(k * dim, seed);
-        let mut book = pack(&codebook, dim, metric);
+        let pack = |codebook: &[f32], packing| PackedCodebook::with_packing(mat(codebook, k, dim), metric, packing).unwrap();
+        let (mut book, mut coarse) = (pack(&codebook, Packing::F32), pack(&codebook, Packing::Int8));
         let mut rng = Rng::new(seed, 9);
         let changed: Vec<u32> = (0..changes).map(|_| rng.below(k as u64) as u32).collect();
         for &code in &changed {
@@ -282,7 +283,15 @@ proptest! {
         }
         book.repack_codes(mat(&codebook, k, dim), &changed).unwrap();
         let floats = |book: &PackedCodebook<Vec<Line>>| book.lines().iter().flat_map(|line| line.0).collect::<Vec<_>>();
-        assert_same_bits(&floats(&book), &floats(&pack(&codebook, dim, metric)), "lines");
+        let anew = pack(&codebook, Packing::F32);
+        assert_same_bits(&floats(&book), &floats(&anew), "lines");
+        // The 8-bit copy keeps its scales; what is found with it is the same.
+        coarse.repack_codes(mat(&codebook, k, dim), &changed).unwrap();
+        let (x, cpu) = (paint(5 * dim, !seed), Cpu::new().with_search(Search::Coarse));
+        let (mut by_copy, mut by_f32) = ([0u32; 5], [0u32; 5]);
+        search(&cpu, mat(&x, 5, dim), None, &coarse, &mut by_copy, None).unwrap();
+        search(&cpu, mat(&x, 5, dim), None, &anew, &mut by_f32, None).unwrap();
+        prop_assert_eq!(by_copy, by_f32);
     }
 }
 

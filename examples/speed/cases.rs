@@ -1,6 +1,7 @@
 //! The ops with their data: each checked once, then called again and again.
 
 use vq_kernels::ops::ema::{self, Activity, Statistics};
+use vq_kernels::ops::search::Tally;
 use vq_kernels::quantizer::{Config, Initial, Learner, Quantizer};
 use vq_kernels::rng::Rng;
 use vq_kernels::{Cpu, MAX_CODES, MAX_DIM, MatMut, MatRef, Metric, NO_CODE, PackedCodebook, ops};
@@ -65,9 +66,14 @@ impl Size {
         (CHECK_WORK / work).clamp(1, 16).min(self.rows)
     }
 
-    /// FMAs of a search, with one more for each score's comparison.
-    fn search_work(&self) -> f64 {
-        self.rows as f64 * self.codes as f64 * (self.dim + 1) as f64
+    /// A search's FMAs, or dot products of four bytes where it took the coarse pass, with one more for
+    /// each score's comparison.
+    fn search_limit<'a>(&self, cpu: Cpu<'a>, tally: &Tally) -> Limit<'a> {
+        let scores = self.rows as f64 * self.codes as f64;
+        match tally.rows() {
+            0 => Limit::Fmas { cpu, count: scores * (self.dim + 1) as f64 },
+            _ => Limit::Dots { cpu, count: scores * (self.dim.div_ceil(4) + 1) as f64 },
+        }
     }
 }
 
@@ -82,7 +88,7 @@ pub struct Case<'a> {
 }
 
 /// The nearest code of unit rows.
-pub fn search<'a>(cpu: Cpu<'a>, size: Size) -> Result<Case<'a>, Failure> {
+pub fn search<'a>(cpu: Cpu<'a>, tally: &Tally, size: Size) -> Result<Case<'a>, Failure> {
     let Size { rows, codes, dim, metric, seed } = size;
     let x = unit_rows(&cpu, seed, 0, rows, dim)?;
     let codebook = unit_rows(&cpu, seed, 1, codes, dim)?;
@@ -96,7 +102,7 @@ pub fn search<'a>(cpu: Cpu<'a>, size: Size) -> Result<Case<'a>, Failure> {
     verify(found[..checked] == expected, "search does not find the reference's codes")?;
     verify(!found.contains(&NO_CODE), "search leaves rows without a code")?;
     let run = move || Ok(ops::search(&cpu, MatRef::new(&x, rows, dim)?, None, &packed, &mut found, None)?);
-    Ok(Case { limit: Limit::Fmas { cpu, count: size.search_work() }, codes, run: Box::new(run) })
+    Ok(Case { limit: size.search_limit(cpu, tally), codes, run: Box::new(run) })
 }
 
 /// Rows of an encoder's width into the codes' space.
@@ -166,7 +172,7 @@ pub fn ema(processor: &Processor, size: Size) -> Result<Case<'_>, Failure> {
 }
 
 /// A whole training step; it learns from the same rows again and again.
-pub fn step<'a>(cpu: Cpu<'a>, size: Size) -> Result<Case<'a>, Failure> {
+pub fn step<'a>(cpu: Cpu<'a>, tally: &Tally, size: Size) -> Result<Case<'a>, Failure> {
     let Size { rows, codes, dim, seed, .. } = size;
     let x = unit_rows(&cpu, seed, 0, rows, dim)?;
     let initial = Initial::Codes(unit_rows(&cpu, seed, 1, codes, dim)?);
@@ -179,7 +185,7 @@ pub fn step<'a>(cpu: Cpu<'a>, size: Size) -> Result<Case<'a>, Failure> {
         verify(report.loss.commitment.is_finite(), "the step's loss is not finite")
     };
     run()?;
-    Ok(Case { limit: Limit::Fmas { cpu, count: size.search_work() }, codes, run: Box::new(run) })
+    Ok(Case { limit: size.search_limit(cpu, tally), codes, run: Box::new(run) })
 }
 
 fn verify(fact: bool, otherwise: &str) -> Result<(), Failure> {

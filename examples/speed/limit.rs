@@ -19,6 +19,8 @@ const LINKS: u32 = 1 << 18;
 pub enum Limit<'a> {
     /// This many FMAs of f32 on the CPU's threads.
     Fmas { cpu: Cpu<'a>, count: f64 },
+    /// This many dot products of four bytes.
+    Dots { cpu: Cpu<'a>, count: f64 },
     /// This many bytes read and written, by a copy.
     Copies(Copies<'a>),
 }
@@ -27,15 +29,17 @@ impl Limit<'_> {
     /// Measures it: seconds.
     pub fn seconds(&mut self) -> f64 {
         match self {
-            Self::Fmas { cpu, count } => {
-                let isa = cpu.isa();
-                let vectors = f64::from(LINKS) * CHAINS as f64;
-                let rate = vectors / fastest(|| chains(isa));
-                *count / isa.lanes() as f64 / rate / cpu.threads() as f64
-            }
+            Self::Fmas { cpu, count } => registers(*cpu, *count, chains),
+            Self::Dots { cpu, count } => registers(*cpu, *count, dot_chains),
             Self::Copies(copies) => fastest(|| copies.copy()),
         }
     }
+}
+
+/// Seconds for `count` operations of a lane each, where `chains` does `CHAINS · LINKS` of a register each.
+fn registers(cpu: Cpu, count: f64, chains: fn(Isa)) -> f64 {
+    let rate = f64::from(LINKS) * CHAINS as f64 / fastest(|| chains(cpu.isa()));
+    count / cpu.isa().lanes() as f64 / rate / cpu.threads() as f64
 }
 
 /// Seconds of the fastest call in a burst of them.
@@ -81,17 +85,33 @@ impl<'a> Copies<'a> {
 fn chains(isa: Isa) {
     #[cfg(target_arch = "x86_64")]
     {
-        if Some(isa) == Isa::avx512() {
-            // SAFETY: the value `isa` comes from detection only, and it is that of AVX-512.
+        if isa.lanes() == 16 {
+            // SAFETY: the value `isa` comes from detection only, and only AVX-512 has 16 lanes.
             return unsafe { vectors::chains16() };
         }
-        if Some(isa) == Isa::avx2() {
-            // SAFETY: the value `isa` comes from detection only, and it is that of AVX2 with FMA.
+        if isa.lanes() == 8 {
+            // SAFETY: the value `isa` comes from detection only, and only AVX2 with FMA has 8.
             return unsafe { vectors::chains8() };
         }
     }
     debug_assert!(isa == Isa::SCALAR, "every instruction set has its chains");
     scalar_chains();
+}
+
+/// [`chains`] of dot products of bytes; of FMAs, where there is no instruction for them.
+fn dot_chains(isa: Isa) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        if Some(isa) == Isa::avx512_vnni() {
+            // SAFETY: the value `isa` comes from detection only, and it is that of AVX-512 VNNI.
+            return unsafe { vectors::dots16() };
+        }
+        if Some(isa) == Isa::avx2_vnni() {
+            // SAFETY: the value `isa` comes from detection only, and it is that of AVX-VNNI.
+            return unsafe { vectors::dots8() };
+        }
+    }
+    chains(isa);
 }
 
 /// The factor and the term of every link: the chains tend to 2, far from subnormal and infinite numbers.
@@ -135,6 +155,30 @@ mod vectors {
         for _ in 0..LINKS {
             for sum in &mut sums {
                 *sum = _mm256_fmadd_ps(*sum, factor, term);
+            }
+        }
+        black_box(sums);
+    }
+
+    #[target_feature(enable = "avx2,avxvnni")]
+    pub fn dots8() {
+        let (codes, row) = black_box((_mm256_set1_epi32(0x0102_0304), _mm256_set1_epi32(0x0101_0101)));
+        let mut sums = [_mm256_setzero_si256(); CHAINS];
+        for _ in 0..LINKS {
+            for sum in &mut sums {
+                *sum = _mm256_dpbusd_avx_epi32(*sum, codes, row);
+            }
+        }
+        black_box(sums);
+    }
+
+    #[target_feature(enable = "avx512f,avx512vnni")]
+    pub fn dots16() {
+        let (codes, row) = black_box((_mm512_set1_epi32(0x0102_0304), _mm512_set1_epi32(0x0101_0101)));
+        let mut sums = [_mm512_setzero_si512(); CHAINS];
+        for _ in 0..LINKS {
+            for sum in &mut sums {
+                *sum = _mm512_dpbusd_epi32(*sum, codes, row);
             }
         }
         black_box(sums);

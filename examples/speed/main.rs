@@ -37,6 +37,8 @@ use common::Failure;
 use common::failure::run_main;
 use common::processor::Processor;
 use common::terminal::print;
+use vq_kernels::ops::Search;
+use vq_kernels::ops::search::Tally;
 
 /// A sample lasts at least this long: the op is called as often as that takes.
 const SAMPLE: Duration = Duration::from_millis(20);
@@ -49,6 +51,17 @@ enum Op {
     Normalize,
     Ema,
     Step,
+}
+
+/// How rows and codes are searched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Way {
+    /// The fastest way.
+    Auto,
+    /// Every score in f32.
+    F32,
+    /// Integer scores first.
+    Coarse,
 }
 
 /// How fast an op is here, and which share of this machine's own limit that is.
@@ -67,9 +80,12 @@ struct Options {
     /// Dimensions of a code.
     #[arg(long, default_value_t = 32)]
     dim: usize,
-    /// Instruction set: auto, scalar, avx2, avx512.
+    /// Instruction set: auto, scalar, avx2, avx2vnni, avx512, avx512vnni.
     #[arg(long, default_value = "auto")]
     isa: String,
+    /// How rows and codes are searched; the codes are the same.
+    #[arg(long, value_enum, default_value = "auto")]
+    search: Way,
     /// Threads.
     #[arg(long, default_value_t = 1)]
     threads: usize,
@@ -92,13 +108,19 @@ fn main() -> ExitCode {
     run_main(|| {
         let size = Size::new(&options)?;
         let processor = Processor::new(&options.isa, options.threads)?;
-        let cpu = processor.cpu();
+        let tally = Tally::default();
+        let way = match options.search {
+            Way::Auto => Search::Auto,
+            Way::F32 => Search::F32,
+            Way::Coarse => Search::Coarse,
+        };
+        let cpu = processor.cpu().with_search(way).with_tally(&tally);
         let mut case = match options.op {
-            Op::Search => cases::search(cpu, size)?,
+            Op::Search => cases::search(cpu, &tally, size)?,
             Op::Project => cases::project(cpu, size)?,
             Op::Normalize => cases::normalize(&processor, size)?,
             Op::Ema => cases::ema(&processor, size)?,
-            Op::Step => cases::step(cpu, size)?,
+            Op::Step => cases::step(cpu, &tally, size)?,
         };
         let measured = measure(&mut case, options.repeat)?;
         let name = options.op.to_possible_value().map_or(String::new(), |value| value.get_name().to_owned());
@@ -110,6 +132,8 @@ fn main() -> ExitCode {
                 "rows": options.rows, "codes": case.codes, "dim": options.dim,
                 "median_s": measured.median, "min_s": measured.min, "us_per_row": per_row,
                 "limit_s": measured.limit, "share_of_limit": share,
+                "search": way_taken(options.op, &tally), "groups_per_row": groups_per_row(&tally),
+                "rows_in_f32": share_in_f32(&tally),
             });
             return print(&line.to_string());
         }
@@ -126,6 +150,22 @@ fn main() -> ExitCode {
             100.0 * share,
         ))
     })
+}
+
+/// What searches took, of the ways that `--search` names; none where the op does not search.
+fn way_taken(op: Op, tally: &Tally) -> Option<&'static str> {
+    matches!(op, Op::Search | Op::Step).then_some(if tally.rows() > 0 { "coarse" } else { "f32" })
+}
+
+/// Share of the rows for which the coarse pass excluded too little, so that all codes were scored in f32.
+fn share_in_f32(tally: &Tally) -> Option<f64> {
+    (tally.rows() > 0).then(|| tally.exact_rows() as f64 / tally.rows() as f64)
+}
+
+/// Groups of 64 codes that a row's coarse pass left to be scored in f32; none without that pass.
+fn groups_per_row(tally: &Tally) -> Option<f64> {
+    let groups = tally.rescored_codes() as f64 / 64.0;
+    (tally.rows() > 0).then(|| groups / tally.rows() as f64)
 }
 
 /// Seconds for one call.

@@ -12,11 +12,19 @@
 //! How: lanes run across codes, tiles of rows and codes stay in registers, and a max-only pass
 //! remembers per lane the best group of 256 codes; the winning group is then scored again to
 //! locate the code. Cost: `K·(dim + 1) / lanes` vector operations a row; memory: the outputs.
+//! On processors that multiply bytes, integers take that pass, and the codes that a proved bound
+//! leaves over are scored in f32: `K·(⌈dim/4⌉ + 1) / lanes`. [`Search`] names the ways.
 
+mod coarse;
 mod kernel;
+mod tally;
 mod top;
 
 pub(crate) use kernel::HalfNorms;
+pub(crate) use tally::Counts;
+pub use tally::Search;
+#[cfg(target_has_atomic = "ptr")]
+pub use tally::Tally;
 #[cfg(feature = "alloc")]
 pub use top::reference_top;
 pub use top::{Candidate, search_mth, search_top};
@@ -66,6 +74,7 @@ pub fn search<E: Element, C: Code>(
     check_weights(OP, weights, x.rows())?;
     check_width::<C>(codebook.codes())?;
     let (codebook, codes, scores) = (&codebook.view(), Disjoint::new(codes), scores.map(Disjoint::new));
+    let coarse = coarse::chosen(cpu, codebook);
     cpu.divide(x.rows(), kernel::part_rows(x.rows(), cpu.threads()), &|first, count| {
         let x = x.rows_from(first, count);
         let weights = weights.map(|w| &w[first..first + count]);
@@ -73,7 +82,15 @@ pub fn search<E: Element, C: Code>(
         let codes = unsafe { codes.range(first, count) };
         // SAFETY: as above.
         let scores = scores.as_ref().map(|scores| unsafe { scores.range(first, count) });
-        cpu.isa().run(kernel::Nearest { x, weights, codebook, codes, scores });
+        let found = kernel::Found::new(codes, scores);
+        match coarse {
+            Some(int8) => {
+                let mut counts = tally::Counts::default();
+                cpu.isa().run_dots(coarse::Coarse { x, weights, codebook, int8, found, counts: &mut counts });
+                cpu.count(counts);
+            }
+            None => cpu.isa().run(kernel::Nearest { x, weights, codebook, found }),
+        }
     });
     Ok(())
 }

@@ -9,15 +9,18 @@ fn every_op_prints_one_line_of_figures() {
     if too_slow("checking an op against its reference") {
         return;
     }
-    const FIELDS: [&str; 11] = [
+    const FIELDS: [&str; 14] = [
         "codes",
         "dim",
+        "groups_per_row",
         "isa",
         "limit_s",
         "median_s",
         "min_s",
         "op",
         "rows",
+        "rows_in_f32",
+        "search",
         "share_of_limit",
         "threads",
         "us_per_row",

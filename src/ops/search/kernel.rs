@@ -119,58 +119,110 @@ pub(super) unsafe fn panel_scores<V: Lanes>(
 
 /// The running maximum of a row: per lane its value, and the group that it was found in.
 #[derive(Clone, Copy)]
-struct Running<V> {
+pub(super) struct Running<V> {
     best: V,
     /// The group's number as the bits of an f32: only moved, never computed with.
     group: V,
 }
 
-/// [`search`](super::search) on one part of the rows.
+impl<V: Lanes> Running<V> {
+    /// Below everything.
+    ///
+    /// # Safety
+    /// The CPU supports `V`.
+    #[inline(always)]
+    pub unsafe fn nothing() -> Self {
+        // SAFETY: the caller's claim.
+        unsafe { Self { best: V::splat(f32::NEG_INFINITY), group: V::splat(0.0) } }
+    }
+}
+
+/// Where one part of the rows has its results.
+pub(super) struct Found<'a, C> {
+    codes: &'a mut [C],
+    scores: Option<&'a mut [f32]>,
+}
+
+impl<'a, C: Code> Found<'a, C> {
+    /// Nothing found yet.
+    #[inline(always)]
+    pub fn new(codes: &'a mut [C], mut scores: Option<&'a mut [f32]>) -> Self {
+        codes.fill(C::from_u32(NO_CODE));
+        if let Some(scores) = &mut scores {
+            scores.fill(f32::NAN);
+        }
+        Self { codes, scores }
+    }
+
+    /// The code of one row.
+    #[inline(always)]
+    pub fn put(&mut self, row: u32, code: u32, score: f32) {
+        self.codes[row as usize] = C::from_u32(code);
+        if let Some(scores) = &mut self.scores {
+            scores[row as usize] = score;
+        }
+    }
+}
+
+/// [`search`](super::search) on one part of the rows, every score in f32.
 pub(super) struct Nearest<'a, E, C> {
     pub x: MatRef<'a, E>,
     pub weights: Option<&'a [f32]>,
     pub codebook: &'a PackedCodebook<&'a [Line]>,
-    pub codes: &'a mut [C],
-    pub scores: Option<&'a mut [f32]>,
+    pub found: Found<'a, C>,
 }
 
 impl<E: Element, C: Code> Kernel for Nearest<'_, E, C> {
     type Output = ();
     #[inline(always)]
     unsafe fn run<V: Lanes>(self) {
-        let Self { x, weights, codebook, codes, mut scores } = self;
+        let Self { x, weights, codebook, mut found } = self;
         let dim = x.cols();
-        let mut rows = ActiveRows::<E>::new(x, weights);
+        let mut rows = ActiveRows::<E>::new(x, weights, BLOCK_ROWS);
         // SAFETY: V by `run`'s caller.
-        let nothing = unsafe { Running { best: V::splat(f32::NEG_INFINITY), group: V::splat(0.0) } };
-        codes.fill(C::from_u32(NO_CODE));
-        if let Some(scores) = &mut scores {
-            scores.fill(f32::NAN);
-        }
-        let mut running = [nothing; BLOCK_ROWS];
+        let mut running = [unsafe { Running::<V>::nothing() }; BLOCK_ROWS];
         while let Some((indices, pointers)) = rows.next_block() {
             let running = &mut running[..pointers.len()];
-            running.fill(nothing);
-            for group in 0..codebook.panels().div_ceil(GROUP_PANELS) {
-                // SAFETY: every pointer leads to dim elements; V by `run`'s caller.
-                unsafe {
-                    match V::N {
-                        // 24 chains, 4 codes, 1 broadcast: 29 of 32 registers.
-                        16 => sweep::<V, 6, 4>(codebook, group, pointers, dim, running),
-                        // 12 chains, 3 broadcasts, 1 code: all 16 registers.
-                        8 => sweep::<V, 3, 4>(codebook, group, pointers, dim, running),
-                        _ => sweep::<V, 2, 4>(codebook, group, pointers, dim, running),
-                    }
-                }
+            // SAFETY: every pointer leads to dim elements; V by `run`'s caller.
+            unsafe {
+                nearest_block::<V>(codebook, pointers, dim, running, |i, code, score| {
+                    found.put(indices[i], code, score);
+                });
             }
-            for ((&row, &x), running) in indices.iter().zip(pointers).zip(running) {
-                // SAFETY: as above.
-                if let Some((code, score)) = unsafe { locate(codebook, x, dim, *running) } {
-                    codes[row as usize] = C::from_u32(code);
-                    if let Some(scores) = &mut scores {
-                        scores[row as usize] = score;
-                    }
-                }
+        }
+    }
+}
+
+/// The nearest code of each row of a block, in f32; rows without one are not put.
+///
+/// # Safety
+/// Each of `x` is readable for `dim` elements, the codebook's dimension; the CPU supports `V`.
+#[inline(always)]
+pub(super) unsafe fn nearest_block<V: Lanes>(
+    codebook: &PackedCodebook<&[Line]>,
+    x: &[*const f32],
+    dim: usize,
+    running: &mut [Running<V>],
+    mut put: impl FnMut(usize, u32, f32),
+) {
+    if x.is_empty() {
+        return;
+    }
+    // SAFETY: the caller's claims.
+    unsafe {
+        running.fill(Running::nothing());
+        for group in 0..codebook.panels().div_ceil(GROUP_PANELS) {
+            match V::N {
+                // 24 chains, 4 codes, 1 broadcast: 29 of 32 registers.
+                16 => sweep::<V, 6, 4>(codebook, group, x, dim, running),
+                // 12 chains, 3 broadcasts, 1 code: all 16 registers.
+                8 => sweep::<V, 3, 4>(codebook, group, x, dim, running),
+                _ => sweep::<V, 2, 4>(codebook, group, x, dim, running),
+            }
+        }
+        for (i, (&x, running)) in x.iter().zip(running).enumerate() {
+            if let Some((code, score)) = locate(codebook, x, dim, *running) {
+                put(i, code, score);
             }
         }
     }
@@ -281,10 +333,11 @@ pub(super) struct ActiveRows<'a, E: Element> {
 }
 
 impl<'a, E: Element> ActiveRows<'a, E> {
+    /// In blocks of at most `most` rows, 1 to [`BLOCK_ROWS`].
     #[inline(always)]
-    pub fn new(x: MatRef<'a, E>, weights: Option<&'a [f32]>) -> Self {
+    pub fn new(x: MatRef<'a, E>, weights: Option<&'a [f32]>, most: usize) -> Self {
         let in_place = E::as_f32(x.data()).is_some();
-        let block = if in_place { BLOCK_ROWS } else { (MAX_DIM / x.cols().max(1)).clamp(1, BLOCK_ROWS) };
+        let block = if in_place { most } else { (MAX_DIM / x.cols().max(1)).clamp(1, most) };
         let (indices, pointers) = ([0; BLOCK_ROWS], [core::ptr::null(); BLOCK_ROWS]);
         Self { x, weights, next: 0, block, indices, pointers, widened: E::widened() }
     }

@@ -2,7 +2,7 @@
 
 use super::super::{check_rows, check_weights};
 
-use super::kernel::{ActiveRows, TileRows, panel_max, panel_scores};
+use super::kernel::{ActiveRows, BLOCK_ROWS, TileRows, panel_max, panel_scores};
 use crate::NO_CODE;
 #[cfg(feature = "alloc")]
 use crate::codebook::Metric;
@@ -173,7 +173,7 @@ impl<E: Element> Kernel for Top<'_, E> {
         let Self { x, weights, codebook, best, m } = self;
         let dim = x.cols();
         best.fill(Candidate::NONE);
-        let mut rows = ActiveRows::<E>::new(x, weights);
+        let mut rows = ActiveRows::<E>::new(x, weights, BLOCK_ROWS);
         while let Some((indices, pointers)) = rows.next_block() {
             for p in 0..codebook.panels() {
                 let tiles = indices.chunks_exact(R).zip(pointers.chunks_exact(R));

@@ -1,0 +1,62 @@
+//! Registers of i32 lanes that add up products of bytes: what the coarse pass computes with.
+
+/// A register of i32 lanes, each of which is also four bytes, or two 16-bit integers.
+///
+/// # Safety (of every method)
+/// As for [`Lanes`](super::Lanes).
+pub(crate) trait Dots: Copy {
+    /// Number of i32 lanes: 1, 8 or 16.
+    const N: usize;
+    /// All lanes `x`.
+    unsafe fn splat(x: i32) -> Self;
+    /// Lanes from `4 N` bytes.
+    unsafe fn load(p: *const u8) -> Self;
+    /// Lanes to `p[0..N]`.
+    unsafe fn store(self, p: *mut i32);
+    /// `self + Σ codes[j] · row[j]` over the four bytes of a lane, those of `codes` unsigned, those of
+    /// `row` signed. Wraps around at 2³¹.
+    unsafe fn dot(self, codes: Self, row: Self) -> Self;
+    /// `Σ a[j] · b[j]` over the two signed 16-bit integers of a lane.
+    unsafe fn dot_pairs(a: Self, b: Self) -> Self;
+    /// The larger one.
+    unsafe fn larger(self, other: Self) -> Self;
+    /// Bit `l` is set where lane `l` of `self` is at least that of `other`.
+    unsafe fn ge_mask(self, other: Self) -> u32;
+}
+
+/// One lane: any machine.
+impl Dots for i32 {
+    const N: usize = 1;
+    #[inline(always)]
+    unsafe fn splat(x: i32) -> Self {
+        x
+    }
+    #[inline(always)]
+    unsafe fn load(p: *const u8) -> Self {
+        // SAFETY: the caller's `p` is valid for four bytes.
+        unsafe { p.cast::<i32>().read_unaligned() }
+    }
+    #[inline(always)]
+    unsafe fn store(self, p: *mut i32) {
+        // SAFETY: the caller's `p` is valid for one element.
+        unsafe { p.write_unaligned(self) }
+    }
+    #[inline(always)]
+    unsafe fn dot(self, codes: Self, row: Self) -> Self {
+        let pairs = codes.to_ne_bytes().into_iter().zip(row.to_ne_bytes());
+        pairs.fold(self, |sum, (c, x)| sum.wrapping_add(i32::from(c) * i32::from(x as i8)))
+    }
+    #[inline(always)]
+    unsafe fn dot_pairs(a: Self, b: Self) -> Self {
+        let product = |shift: u32| i32::from((a >> shift) as i16) * i32::from((b >> shift) as i16);
+        product(0).wrapping_add(product(16))
+    }
+    #[inline(always)]
+    unsafe fn larger(self, other: Self) -> Self {
+        Ord::max(self, other)
+    }
+    #[inline(always)]
+    unsafe fn ge_mask(self, other: Self) -> u32 {
+        u32::from(self >= other)
+    }
+}

@@ -1,0 +1,254 @@
+//! The coarse pass against the f32 pass where its bound is hardest pressed: crowded, duplicated, collinear and
+//! lopsided codebooks, rows on the borders of cells, near-ties, contents that no packing wrote.
+//!
+//! The two must agree on every code and score, bit for bit; the f32 pass is held against `reference` in
+//! `differential`. `cargo test --release --test certificate -- --ignored --nocapture` compares 10¹² scores.
+
+mod common;
+
+use common::{assert_same_bits, cpus, grid, mat, paint, unit_rows};
+use vq_kernels::ops::search::Tally;
+use vq_kernels::ops::{self, Search};
+use vq_kernels::rng::Rng;
+use vq_kernels::{Cpu, Line, MAX_DIM, Metric, NO_CODE, PackedCodebook, Packing};
+
+const METRICS: [Metric; 2] = [Metric::Cosine, Metric::L2];
+
+/// One codebook, and rows that are hard for it.
+struct Hard {
+    why: &'static str,
+    dim: usize,
+    codes: Vec<f32>,
+    rows: Vec<f32>,
+}
+
+/// Rows from pairs of codes: their middles (on the border of two cells), one ulp beside them, the codes themselves.
+fn borders(codes: &[f32], dim: usize, count: usize, seed: u64) -> Vec<f32> {
+    let mut rng = Rng::new(seed, 1);
+    let k = codes.len() as u64 / dim as u64;
+    (0..count)
+        .flat_map(|row| {
+            let [a, b] = [rng.below(k), rng.below(k)].map(|code| &codes[code as usize * dim..][..dim]);
+            let middle = a.iter().zip(b).map(|(a, b)| 0.5 * a + 0.5 * b);
+            let moved: Vec<f32> = match row % 4 {
+                0 => middle.collect(),
+                1 => middle.map(f32::next_up).collect(),
+                2 => a.iter().map(|a| a.next_down()).collect(),
+                _ => a.to_vec(),
+            };
+            moved
+        })
+        .collect()
+}
+
+fn hard_cases(codes: usize, dim: usize, seed: u64) -> Vec<Hard> {
+    let len = codes * dim;
+    let unit = unit_rows(codes, dim, seed);
+    let noise = paint(len, seed + 1);
+    let centres = unit_rows(7, dim, seed + 2);
+    let near = |scale: f32| -> Vec<f32> {
+        (0..len).map(|i| centres[i / dim % 7 * dim + i % dim] + scale * noise[i]).collect()
+    };
+    let mut huge = unit.clone();
+    huge[(codes / 2) * dim..][..dim].iter_mut().for_each(|c| *c *= 1e6);
+    let mut spread = noise.clone();
+    spread.chunks_exact_mut(dim).enumerate().for_each(|(k, code)| {
+        let scale = 10f32.powi(k as i32 % 9 - 4);
+        code.iter_mut().for_each(|c| *c *= scale);
+    });
+    let books = vec![
+        ("random unit codes", unit.clone()),
+        ("seven crowds, one percent wide", near(0.01)),
+        ("seven crowds, a few ulp wide", near(3e-7)),
+        ("seven codes, all others copies", near(0.0)),
+        ("one line through the origin", (0..len).map(|i| (i / dim) as f32 * centres[i % dim]).collect()),
+        ("one code a million times longer", huge),
+        ("lengths over nine orders of magnitude", spread),
+        ("multiples of 1/64, full of ties", grid(len, seed, 3)),
+        ("subnormal codes", unit.iter().map(|c| c * 1e-39).collect()),
+        ("huge codes", unit.iter().map(|c| c * 3e37).collect()),
+        ("all zeros", vec![0.0; len]),
+        (
+            "one dimension outweighs the rest",
+            (0..len).map(|i| if i % dim == 0 { 1.0 } else { 1e-4 * noise[i] }).collect(),
+        ),
+    ];
+    books
+        .into_iter()
+        .map(|(why, codes)| {
+            let mut rows = borders(&codes, dim, 40, seed);
+            rows.extend(paint(8 * dim, seed + 3));
+            rows.extend(vec![0.0; dim]);
+            for scale in [1e-20f32, 1e15] {
+                rows.extend(paint(3 * dim, seed + 4).iter().map(|x| x * scale));
+            }
+            rows.extend((0..dim).map(|i| if i == dim / 2 { f32::NAN } else { 1.0 }));
+            rows.extend((0..dim).map(|i| if i == 0 { f32::INFINITY } else { 1.0 }));
+            Hard { why, dim, codes, rows }
+        })
+        .collect()
+}
+
+/// Codes and scores of all rows.
+fn found(
+    cpu: &Cpu,
+    rows: &[f32],
+    dim: usize,
+    book: &PackedCodebook<impl AsRef<[Line]>>,
+    search: Search,
+) -> (Vec<u32>, Vec<f32>) {
+    let count = rows.len() / dim;
+    let (mut codes, mut scores) = (vec![0; count], vec![0.0; count]);
+    ops::search(&cpu.with_search(search), mat(rows, count, dim), None, book, &mut codes, Some(&mut scores)).unwrap();
+    (codes, scores)
+}
+
+#[test]
+fn hard_codebooks_and_rows_are_searched_as_in_f32() {
+    let shapes: &[(usize, usize)] =
+        if cfg!(miri) { &[(70, 3)] } else { &[(300, 1), (1000, 3), (1500, 8), (777, 9), (600, 33), (300, 130)] };
+    let mut near_ties = 0;
+    for (seed, &(codes, dim)) in shapes.iter().enumerate() {
+        for Hard { why, dim, codes: book, rows } in hard_cases(codes, dim, 100 * seed as u64) {
+            for metric in METRICS {
+                let packed = PackedCodebook::with_packing(mat(&book, codes, dim), metric, Packing::Int8).unwrap();
+                for cpu in cpus() {
+                    let tally = Tally::default();
+                    let (by_f32, by_f32_scores) = found(&cpu, &rows, dim, &packed, Search::F32);
+                    let (coarse, scores) = found(&cpu.with_tally(&tally), &rows, dim, &packed, Search::Coarse);
+                    let context = format!("{why}, {codes}x{dim} {metric:?} {}", cpu.isa().name());
+                    assert_eq!(coarse, by_f32, "{context}");
+                    assert_same_bits(&scores, &by_f32_scores, &context);
+                    near_ties += tally.rescored_codes();
+                }
+            }
+        }
+    }
+    assert!(near_ties > 0, "the coarse pass was never taken");
+}
+
+/// The bound must be needed: most of these rows have several codes that integers cannot tell apart.
+#[test]
+fn near_ties_within_the_bound_are_told_apart_in_f32() {
+    let (codes, dim, rows) = if cfg!(miri) { (64, 4, 4) } else { (4096, 16, 600) };
+    let mut book = unit_rows(codes, dim, 5);
+    // Each second code is the one before it, some ulp away in one dimension.
+    for pair in 0..codes / 2 {
+        let (first, second) = book[2 * pair * dim..].split_at_mut(dim);
+        second[..dim].copy_from_slice(first);
+        let at = pair % dim;
+        second[at] = f32::from_bits((first[at].to_bits() as i32 + (pair % 7) as i32 - 3) as u32);
+    }
+    let rows = borders(&book, dim, rows, 6);
+    for metric in METRICS {
+        let packed = PackedCodebook::with_packing(mat(&book, codes, dim), metric, Packing::Int8).unwrap();
+        let mut expected = vec![0; rows.len() / dim];
+        let (x, all) = (mat(&rows, expected.len(), dim), mat(&book, codes, dim));
+        ops::search::reference(x, all, metric, &mut expected, None);
+        for cpu in cpus() {
+            let tally = Tally::default();
+            let (got, _) = found(&cpu.with_tally(&tally), &rows, dim, &packed, Search::Coarse);
+            assert_eq!(got, expected, "{} {metric:?}", cpu.isa().name());
+            assert_eq!(tally.rows(), expected.len());
+            assert!(tally.rescored_codes() > 16 * (tally.rows() - tally.exact_rows()), "no row had two candidates");
+        }
+    }
+}
+
+#[test]
+fn the_coarse_pass_excludes_nearly_all_codes() {
+    let (codes, dim, rows) = (20_000, 32, 300);
+    let (book, x) = (unit_rows(codes, dim, 1), unit_rows(rows, dim, 2));
+    let packed = PackedCodebook::with_packing(mat(&book, codes, dim), Metric::Cosine, Packing::Int8).unwrap();
+    let tally = Tally::default();
+    let _ = found(&Cpu::new().with_tally(&tally), &x, dim, &packed, Search::Coarse);
+    assert_eq!((tally.rows(), tally.exact_rows()), (rows, 0));
+    assert!(tally.rescored_codes() < 200 * rows, "{} codes rescored", tally.rescored_codes());
+}
+
+/// `from_lines` checks no contents: whatever they are, searching is safe and codes exist.
+#[test]
+fn any_contents_of_a_copy_are_safe() {
+    let (codes, dim, rows) = (300, 9, 20);
+    let x = paint(rows * dim, 8);
+    for seed in 0..if cfg!(miri) { 2 } else { 200 } {
+        for metric in METRICS {
+            let mut rng = Rng::new(seed, 3);
+            let len = PackedCodebook::lines_len(codes, dim, metric, Packing::Int8);
+            let mut lines =
+                PackedCodebook::with_packing(mat(&paint(codes * dim, seed), codes, dim), metric, Packing::Int8)
+                    .unwrap()
+                    .lines()
+                    .to_vec();
+            // A few broken numbers, or noise throughout.
+            for _ in 0..if seed % 2 == 0 { 40 } else { 20 * len } {
+                let line = rng.below(len as u64) as usize;
+                lines[line].0[rng.below(16) as usize] = f32::from_bits(rng.next_u64() as u32);
+            }
+            let book = PackedCodebook::from_lines(lines, codes, dim, metric, Packing::Int8).unwrap();
+            for cpu in cpus() {
+                let (got, _) = found(&cpu, &x, dim, &book, Search::Coarse);
+                assert!(got.iter().all(|&k| k == NO_CODE || (k as usize) < codes));
+            }
+        }
+    }
+}
+
+#[test]
+fn the_widest_rows_fit_every_integer() {
+    let codes = 20;
+    for value in [1.0f32, -1.0] {
+        let book = vec![value; codes * MAX_DIM];
+        let rows = vec![-1.0; MAX_DIM];
+        for metric in METRICS {
+            let packed = PackedCodebook::with_packing(mat(&book, codes, MAX_DIM), metric, Packing::Int8).unwrap();
+            for cpu in cpus() {
+                let expected = found(&cpu, &rows, MAX_DIM, &packed, Search::F32);
+                assert_eq!(found(&cpu, &rows, MAX_DIM, &packed, Search::Coarse), expected);
+            }
+        }
+    }
+}
+
+/// 10¹² scores at K = 100,000, every row by both passes: about ten minutes on one thread of a fast machine.
+#[test]
+#[ignore = "long: run it with --ignored"]
+fn a_million_million_scores() {
+    let codes = 100_000;
+    let (mut scores, mut near_ties) = (0u64, 0usize);
+    for (dim, rows, metric) in [
+        (8, 8_000_000, Metric::Cosine),
+        (8, 500_000, Metric::L2),
+        (3, 300_000, Metric::L2),
+        (32, 1_000_000, Metric::Cosine),
+        (32, 200_000, Metric::L2),
+        (256, 20_000, Metric::Cosine),
+    ] {
+        // Half of the codes in crowds: rows near those have many near-ties.
+        let mut book = unit_rows(codes, dim, 1);
+        let noise = paint(codes / 2 * dim, 2);
+        for (i, noise) in noise.into_iter().enumerate() {
+            book[codes / 2 * dim + i] = book[i / dim % 500 * dim + i % dim] + 0.02 * noise;
+        }
+        let packed = PackedCodebook::with_packing(mat(&book, codes, dim), metric, Packing::Int8).unwrap();
+        let tally = Tally::default();
+        for (block, first) in (0..rows).step_by(10_000).enumerate() {
+            let mut x = unit_rows(9_000.min(rows - first), dim, 10 + block as u64);
+            x.extend(borders(&book, dim, 1_000, block as u64));
+            let cpu = Cpu::new().with_tally(&tally);
+            let (expected, _) = found(&cpu, &x, dim, &packed, Search::F32);
+            let (got, _) = found(&cpu, &x, dim, &packed, Search::Coarse);
+            assert_eq!(got, expected, "dim {dim} {metric:?} block {block}");
+            scores += (x.len() / dim * codes) as u64;
+        }
+        near_ties += (tally.rescored_codes() / 16).saturating_sub(tally.rows());
+        let groups = tally.rescored_codes() as f64 / 64.0 / tally.rows() as f64;
+        println!(
+            "dim {dim} {metric:?}: {} rows, {groups:.2} groups a row, {} in f32",
+            tally.rows(),
+            tally.exact_rows()
+        );
+    }
+    println!("{scores} scores, {near_ties} subgroups beside the best one came within the bound; no code differs");
+    assert!(scores >= 1_000_000_000_000 && near_ties >= 1_000_000);
+}
