@@ -218,7 +218,7 @@ impl<S: AsRef<[Line]> + AsMut<[Line]>> PackedCodebook<S> {
             true => self.pack_half_norms(changed.iter().map(|&k| k as usize / PANEL)),
             false => self.pack_half_norms(0..self.panels()),
         }
-        self.pack_int8(Some(changed));
+        self.pack_int8(Some((changed, codebook)));
         Ok(())
     }
 
@@ -237,7 +237,7 @@ impl<S: AsRef<[Line]> + AsMut<[Line]>> PackedCodebook<S> {
         let floats: &mut [f32] = bytemuck::cast_slice_mut(self.lines.as_mut());
         floats[last].chunks_exact_mut(PANEL).for_each(|column| column[used..].fill(f32::NAN));
         self.pack_half_norms(0..self.panels());
-        self.pack_int8(None);
+        self.pack_int8::<E>(None);
     }
 
     fn pack_code<E: Element>(&mut self, k: usize, code: &[E]) {
@@ -258,7 +258,7 @@ impl<S: AsRef<[Line]> + AsMut<[Line]>> PackedCodebook<S> {
     }
 
     /// Copies the codes in `changed`, or all, into the 8 bits.
-    fn pack_int8(&mut self, changed: Option<&[u32]>) {
+    fn pack_int8<E: Element>(&mut self, changed: Option<(&[u32], MatRef<E>)>) {
         if self.packing == Packing::Int8 {
             let (codes, dim, all) = (self.codes, self.dim, self.panels() * self.dim * PANEL);
             let (f32s, copy) = self.lines.as_mut().split_at_mut(f32_lines(codes, dim, self.metric == Metric::L2));

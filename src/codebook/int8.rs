@@ -6,6 +6,8 @@
 //! code `16 l + 4 q + v`, and so each lane of a vectorwise maximum stands for 16 consecutive codes, a *subgroup*.
 
 use super::{Line, PANEL};
+use crate::element::Element;
+use crate::matrix::MatRef;
 use crate::simd::{Kernel, Lanes};
 
 /// Codes in a group.
@@ -127,9 +129,9 @@ impl Panels<'_> {
         lanes
     }
 
-    /// The largest magnitudes of elements and of h in some subgroups; NaN where one is not finite.
+    /// The largest magnitudes of elements and of h; NaN where one is not finite.
     #[inline(always)]
-    fn magnitudes(&self, subgroups: impl Iterator<Item = usize>) -> [f32; 2] {
+    fn magnitudes(&self) -> [f32; 2] {
         // x · 0 is 0 for finite x and NaN for others.
         let (mut largest, mut poison) = ([[0.0f32; SUBGROUP]; 2], [0.0f32; SUBGROUP]);
         let mut see = |largest: &mut [f32; SUBGROUP], column: [f32; SUBGROUP]| {
@@ -138,7 +140,7 @@ impl Panels<'_> {
                 *poison += x * 0.0;
             }
         };
-        for s in subgroups {
+        for s in 0..self.subgroups() {
             (0..self.dim).for_each(|i| see(&mut largest[0], self.column(s, i)));
             see(&mut largest[1], self.half_norms(s));
         }
@@ -148,21 +150,21 @@ impl Panels<'_> {
 }
 
 /// Copies codes; plain loops, compiled for the instruction set that it is run on.
-pub(super) struct Pack<'a> {
+pub(super) struct Pack<'a, E> {
     /// The copy's lines.
     pub copy: &'a mut [Line],
     /// What is copied.
     pub panels: Panels<'a>,
-    /// Which codes; all, where none are given.
-    pub changed: Option<&'a [u32]>,
+    /// Which codes, and the codebook by rows; all codes, where none are given.
+    pub changed: Option<(&'a [u32], MatRef<'a, E>)>,
 }
 
-impl Kernel for Pack<'_> {
+impl<E: Element> Kernel for Pack<'_, E> {
     type Output = ();
     #[inline(always)]
     unsafe fn run<V: Lanes>(self) {
         match self.changed {
-            Some(changed) => pack_changed(self.copy, self.panels, changed),
+            Some((changed, codebook)) => pack_changed(self.copy, self.panels, changed, codebook),
             None => pack_all(self.copy, self.panels),
         }
     }
@@ -171,7 +173,7 @@ impl Kernel for Pack<'_> {
 /// Copies every code, with scales of its own.
 #[inline(always)]
 fn pack_all(lines: &mut [Line], panels: Panels) {
-    let [largest, half_norm] = panels.magnitudes(0..panels.subgroups());
+    let [largest, half_norm] = panels.magnitudes();
     let mut copy = Copying::new(lines, panels);
     let scale = largest * HEADROOM / 127.0;
     *copy.header = bytemuck::Zeroable::zeroed();
@@ -184,20 +186,16 @@ fn pack_all(lines: &mut [Line], panels: Panels) {
     (0..panels.subgroups()).for_each(|s| copy.pack(s));
 }
 
-/// Copies the subgroups of the codes in `changed`; all codes where those have outgrown the scales, or
-/// where so many have changed that the scales should be chosen anew.
+/// Copies the codes in `changed`; all codes where those have outgrown the scales, or where so many have
+/// changed that the scales should be chosen anew.
 #[inline(always)]
-fn pack_changed(lines: &mut [Line], panels: Panels, changed: &[u32]) {
-    let subgroups = changed.iter().map(|&k| k as usize / SUBGROUP);
-    let [largest, half_norm] = panels.magnitudes(subgroups.clone());
+fn pack_changed<E: Element>(lines: &mut [Line], panels: Panels, changed: &[u32], codebook: MatRef<E>) {
     let mut copy = Copying::new(lines, panels);
     copy.header.changed += changed.len() as f32;
-    let Header { scale, half_norm_scale, changed: so_far, .. } = *copy.header;
-    let fits = largest <= scale * 127.0 && f64::from(half_norm) <= f64::from(half_norm_scale) * HALF_NORM_MAX;
-    if !fits || scale == 0.0 || so_far as usize >= panels.codes.max(1 << 10) {
-        return pack_all(lines, panels);
+    let stale = copy.header.scale == 0.0 || copy.header.changed as usize >= panels.codes.max(1 << 10);
+    if stale || !changed.iter().all(|&k| copy.pack_code(k as usize, codebook.row(k as usize))) {
+        pack_all(lines, panels);
     }
-    subgroups.for_each(|s| copy.pack(s));
 }
 
 /// The copy, being written.
@@ -216,47 +214,98 @@ impl<'a> Copying<'a> {
         Self { header: &mut bytemuck::cast_slice_mut(header)[0], bytes, half_norms, panels }
     }
 
-    /// Copies subgroup `s`, and widens the header's bounds by it.
+    /// Copies subgroup `s`, which fits the scales.
     #[inline(always)]
     fn pack(&mut self, s: usize) {
         let (panels, scale) = (self.panels, self.header.scale);
-        let (group, lane) = (s * SUBGROUP / GROUP, s % (GROUP / SUBGROUP));
-        let steps = panels.dim.div_ceil(4);
-        let bytes = &mut self.bytes[group * steps * STEP..][..steps * STEP];
-        // Σ (c − ĉ)², Σ c² and Σ ĉ² of each code.
-        let mut squares = [[0.0f64; SUBGROUP]; 3];
-        for step in 0..steps {
+        let mut squares = [Squares::default(); SUBGROUP];
+        for step in 0..panels.dim.div_ceil(4) {
             let mut quads = [[128u8; 4]; SUBGROUP];
             for i in 4 * step..panels.dim.min(4 * step + 4) {
-                let column = panels.column(s, i);
-                for v in 0..SUBGROUP {
-                    let (c, int) = (column[v], nearest(column[v] / scale).clamp(-127.0, 127.0));
-                    quads[v][i % 4] = (int as i32 + 128) as u8;
-                    let (c, coarse) = (f64::from(c), f64::from(scale) * f64::from(int));
-                    squares[0][v] += (c - coarse) * (c - coarse);
-                    squares[1][v] += c * c;
-                    squares[2][v] += coarse * coarse;
+                for ((quad, squares), c) in quads.iter_mut().zip(&mut squares).zip(panels.column(s, i)) {
+                    quad[i % 4] = squares.add(c, scale);
                 }
             }
-            for (v, quad) in quads.into_iter().enumerate() {
-                bytes[(v / 4 * steps + step) * QUARTER + v % 4 * VECTOR + 4 * lane..][..4].copy_from_slice(&quad);
-            }
+            (0..SUBGROUP).zip(&quads).for_each(|(v, &quad)| self.put(s * SUBGROUP + v, step, quad));
         }
-        let [residual, norm, coarse_norm] = squares.map(|lanes| lanes.into_iter().fold(0.0, f64::max));
+        squares.iter().for_each(|squares| self.widen(squares));
+        (0..SUBGROUP).zip(panels.half_norms(s)).for_each(|(v, h)| self.put_half_norm(s * SUBGROUP + v, h));
+    }
+
+    /// Copies code `k`; whether it fits the scales.
+    #[inline(always)]
+    fn pack_code<E: Element>(&mut self, k: usize, code: &[E]) -> bool {
+        let Header { scale, half_norm_scale, .. } = *self.header;
+        let h = self.panels.half_norms.get(k).map_or(0.0, |h| h.abs());
+        // NaN fits nothing.
+        let fits = code.iter().all(|c| c.to_f32().abs() <= scale * 127.0);
+        if !fits || !(f64::from(h) <= f64::from(half_norm_scale) * HALF_NORM_MAX) {
+            return false;
+        }
+        // Codes that do not exist are their subgroup's first one.
+        let (codes, first) = (self.panels.codes, k % SUBGROUP == 0);
+        let copies = (k..k + SUBGROUP).filter(move |&j| j == k || (first && j >= codes));
+        let mut squares = Squares::default();
+        for (step, code) in code.chunks(4).enumerate() {
+            let mut quad = [128u8; 4];
+            quad.iter_mut().zip(code).for_each(|(byte, c)| *byte = squares.add(c.to_f32(), scale));
+            copies.clone().for_each(|j| self.put(j, step, quad));
+        }
+        self.widen(&squares);
+        copies.for_each(|j| self.put_half_norm(j, -h));
+        true
+    }
+
+    /// The bytes of code `k` for one step.
+    #[inline(always)]
+    fn put(&mut self, k: usize, step: usize, quad: [u8; 4]) {
+        let (group, lane, v) = (k / GROUP, k / SUBGROUP % (GROUP / SUBGROUP), k % SUBGROUP);
+        let steps = self.panels.dim.div_ceil(4);
+        let at = group * steps * STEP + (v / 4 * steps + step) * QUARTER + v % 4 * VECTOR + 4 * lane;
+        self.bytes[at..at + 4].copy_from_slice(&quad);
+    }
+
+    /// The pair of code `k`'s h, and the header's bound; nothing for cosine.
+    #[inline(always)]
+    fn put_half_norm(&mut self, k: usize, h: f32) {
+        if self.half_norms.is_empty() {
+            return;
+        }
+        self.header.half_norm = self.header.half_norm.max(h.abs());
+        let int = if h == 0.0 { 0.0 } else { nearest(h / self.header.half_norm_scale) };
+        let at = k / GROUP * STEP + k % SUBGROUP * VECTOR + k / SUBGROUP % (GROUP / SUBGROUP) * 4;
+        self.half_norms[at..at + 2].copy_from_slice(&(int as i16).to_ne_bytes());
+        self.half_norms[at + 2..at + 4].copy_from_slice(&(nearest(int / 64.0) as i16).to_ne_bytes());
+    }
+
+    /// Widens the header's bounds to what one code needs.
+    #[inline(always)]
+    fn widen(&mut self, squares: &Squares) {
         let widen = |bound: &mut f32, square: f64| *bound = bound.max(up(libm::sqrt(square)));
-        widen(&mut self.header.residual, residual);
-        widen(&mut self.header.norm, norm);
-        widen(&mut self.header.coarse_norm, coarse_norm);
-        if !self.half_norms.is_empty() {
-            let pairs = &mut self.half_norms[group * STEP..][..STEP];
-            for (vector, h) in pairs.chunks_exact_mut(VECTOR).zip(panels.half_norms(s)) {
-                self.header.half_norm = self.header.half_norm.max(h.abs());
-                let int = if h == 0.0 { 0.0 } else { nearest(h / self.header.half_norm_scale) };
-                let (fine, coarse) = (int as i16, nearest(int / 64.0) as i16);
-                vector[4 * lane..][..2].copy_from_slice(&fine.to_ne_bytes());
-                vector[4 * lane + 2..][..2].copy_from_slice(&coarse.to_ne_bytes());
-            }
-        }
+        widen(&mut self.header.residual, squares.residual);
+        widen(&mut self.header.norm, squares.norm);
+        widen(&mut self.header.coarse_norm, squares.coarse);
+    }
+}
+
+/// `Σ (c − ĉ)²`, `Σ c²` and `Σ ĉ²` of a code.
+#[derive(Clone, Copy, Default)]
+struct Squares {
+    residual: f64,
+    norm: f64,
+    coarse: f64,
+}
+
+impl Squares {
+    /// Adds an element's, and returns its byte.
+    #[inline(always)]
+    fn add(&mut self, c: f32, scale: f32) -> u8 {
+        let int = nearest(c / scale).clamp(-127.0, 127.0);
+        let (c, coarse) = (f64::from(c), f64::from(scale) * f64::from(int));
+        self.residual += (c - coarse) * (c - coarse);
+        self.norm += c * c;
+        self.coarse += coarse * coarse;
+        (int as i32 + 128) as u8
     }
 }
 
