@@ -5,10 +5,10 @@
 use core::hint::black_box;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use vq_kernels::ops::ema::Statistics;
-use vq_kernels::ops::{self, loss, search};
+use vq_kernels::ops::{self, Search, loss, search};
 use vq_kernels::quantizer::{Config, Initial, Quantizer};
 use vq_kernels::rng::Rng;
-use vq_kernels::{Cpu, Isa, MatMut, MatRef, Metric, PackedCodebook};
+use vq_kernels::{Cpu, Isa, MatMut, MatRef, Metric, PackedCodebook, Packing};
 
 fn unit_rows(rows: usize, dim: usize, seed: u64) -> Vec<f32> {
     let mut rng = Rng::new(seed, 0);
@@ -33,15 +33,17 @@ fn searches(c: &mut Criterion) {
         [(1, 100_000, 8), (1, 100_000, 32), (1024, 16_384, 8), (1024, 16_384, 32), (384, 16_384, 256)]
     {
         let (x, book) = (unit_rows(rows, dim, 1), unit_rows(codes, dim, 2));
-        let packed = PackedCodebook::new(mat(&book, codes, dim), Metric::Cosine).unwrap();
+        let packed = PackedCodebook::with_packing(mat(&book, codes, dim), Metric::Cosine, Packing::Int8).unwrap();
         let mut expected = [0u32];
         search::reference(mat(&x[..dim], 1, dim), mat(&book, codes, dim), Metric::Cosine, &mut expected, None);
         group.throughput(Throughput::Elements((rows * codes) as u64));
-        for isa in tiers() {
-            let (cpu, mut found) = (Cpu::with_isa(isa), vec![0u32; rows]);
+        let ways = [("f32", Search::F32), ("coarse", Search::Coarse)];
+        for (isa, (way, search)) in tiers().flat_map(|isa| ways.map(|way| (isa, way))) {
+            let (cpu, mut found) = (Cpu::with_isa(isa).with_search(search), vec![0u32; rows]);
             ops::search(&cpu, mat(&x, rows, dim), None, &packed, &mut found, None).unwrap();
             assert_eq!(found[0], expected[0]);
-            group.bench_function(BenchmarkId::new(isa.name(), format!("{rows}x{codes}x{dim}")), |b| {
+            let id = BenchmarkId::new(format!("{}/{way}", isa.name()), format!("{rows}x{codes}x{dim}"));
+            group.bench_function(id, |b| {
                 b.iter(|| ops::search(&cpu, black_box(mat(&x, rows, dim)), None, &packed, &mut found, None).unwrap());
             });
         }

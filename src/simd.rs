@@ -7,11 +7,11 @@
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+#[cfg(target_arch = "x86_64")]
+mod bytes;
 mod dots;
 mod fma;
 mod scalar;
-#[cfg(target_arch = "x86_64")]
-mod vnni;
 
 pub(crate) use dots::Dots;
 pub(crate) use fma::fma32;
@@ -195,10 +195,11 @@ impl Isa {
     pub(crate) fn has_dots(self) -> bool {
         match self.0 {
             Tier::Scalar => false,
+            // Without VNNI the bytes of AVX2 are slower than 16 lanes of f32.
             #[cfg(target_arch = "x86_64")]
-            Tier::Avx2 | Tier::Avx512 => false,
+            Tier::Avx512 => false,
             #[cfg(target_arch = "x86_64")]
-            Tier::Avx2Vnni | Tier::Avx512Vnni => true,
+            Tier::Avx2 | Tier::Avx2Vnni | Tier::Avx512Vnni => true,
         }
     }
 
@@ -218,11 +219,14 @@ impl Isa {
         }
     }
 
-    /// [`run`](Self::run) for a kernel of dot products; on one lane where there is no instruction for them.
+    /// [`run`](Self::run) for a kernel of dot products.
     #[inline]
     pub(crate) fn run_dots<K: DotKernel>(self, kernel: K) -> K::Output {
         assert_environment();
         match self.0 {
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: these are constructed only after `has_avx2`.
+            Tier::Avx2 | Tier::Avx512 => unsafe { avx2_dots_entry(kernel) },
             #[cfg(target_arch = "x86_64")]
             // SAFETY: constructed only after `has_avx2` and `has_avx_vnni`.
             Tier::Avx2Vnni => unsafe { avx2_vnni_entry(kernel) },
@@ -230,7 +234,7 @@ impl Isa {
             // SAFETY: constructed only after `has_avx2`, `has_avx512` and `has_avx512_vnni`.
             Tier::Avx512Vnni => unsafe { avx512_vnni_entry(kernel) },
             // SAFETY: single lanes need no instruction set.
-            _ => unsafe { kernel.run::<f32, i32>() },
+            Tier::Scalar => unsafe { kernel.run::<f32, i32>() },
         }
     }
 }
@@ -254,6 +258,13 @@ fn avx2_entry<K: Kernel>(kernel: K) -> K::Output {
 fn avx512_entry<K: Kernel>(kernel: K) -> K::Output {
     // SAFETY: this function's own target features are those of the type.
     unsafe { kernel.run::<core::arch::x86_64::__m512>() }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma")]
+fn avx2_dots_entry<K: DotKernel>(kernel: K) -> K::Output {
+    // SAFETY: this function's own target features are those of the types.
+    unsafe { kernel.run::<core::arch::x86_64::__m256, bytes::Avx2>() }
 }
 
 #[cfg(target_arch = "x86_64")]

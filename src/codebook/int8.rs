@@ -239,11 +239,11 @@ impl<'a> Copying<'a> {
         let h = self.panels.half_norms.get(k).map_or(0.0, |h| h.abs());
         // NaN fits nothing.
         let fits = code.iter().all(|c| c.to_f32().abs() <= scale * 127.0);
-        if !fits || !(f64::from(h) <= f64::from(half_norm_scale) * HALF_NORM_MAX) {
+        if !(fits && f64::from(h) <= f64::from(half_norm_scale) * HALF_NORM_MAX) {
             return false;
         }
         // Codes that do not exist are their subgroup's first one.
-        let (codes, first) = (self.panels.codes, k % SUBGROUP == 0);
+        let (codes, first) = (self.panels.codes, k.is_multiple_of(SUBGROUP));
         let copies = (k..k + SUBGROUP).filter(move |&j| j == k || (first && j >= codes));
         let mut squares = Squares::default();
         for (step, code) in code.chunks(4).enumerate() {

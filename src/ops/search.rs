@@ -75,7 +75,8 @@ pub fn search<E: Element, C: Code>(
     check_width::<C>(codebook.codes())?;
     let (codebook, codes, scores) = (&codebook.view(), Disjoint::new(codes), scores.map(Disjoint::new));
     let coarse = coarse::chosen(cpu, codebook);
-    cpu.divide(x.rows(), kernel::part_rows(x.rows(), cpu.threads()), &|first, count| {
+    let block = if coarse.is_some() { coarse::BLOCK_ROWS } else { kernel::BLOCK_ROWS };
+    cpu.divide(x.rows(), kernel::part_rows(x.rows(), cpu.threads(), block), &|first, count| {
         let x = x.rows_from(first, count);
         let weights = weights.map(|w| &w[first..first + count]);
         // SAFETY: `divide` gives every row to one part.

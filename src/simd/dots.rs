@@ -7,6 +7,8 @@
 pub(crate) trait Dots: Copy {
     /// Number of i32 lanes: 1, 8 or 16.
     const N: usize;
+    /// The largest magnitude of a row's bytes, at most 127.
+    const ROW_MAX: i8;
     /// All lanes `x`.
     unsafe fn splat(x: i32) -> Self;
     /// Lanes from `4 N` bytes.
@@ -14,7 +16,7 @@ pub(crate) trait Dots: Copy {
     /// Lanes to `p[0..N]`.
     unsafe fn store(self, p: *mut i32);
     /// `self + Σ codes[j] · row[j]` over the four bytes of a lane, those of `codes` unsigned, those of
-    /// `row` signed. Wraps around at 2³¹.
+    /// `row` signed and within `±ROW_MAX`. Wraps around at 2³¹.
     unsafe fn dot(self, codes: Self, row: Self) -> Self;
     /// `Σ a[j] · b[j]` over the two signed 16-bit integers of a lane.
     unsafe fn dot_pairs(a: Self, b: Self) -> Self;
@@ -27,6 +29,7 @@ pub(crate) trait Dots: Copy {
 /// One lane: any machine.
 impl Dots for i32 {
     const N: usize = 1;
+    const ROW_MAX: i8 = 127;
     #[inline(always)]
     unsafe fn splat(x: i32) -> Self {
         x

@@ -24,13 +24,18 @@ const LOG: usize = 64 * BLOCK_ROWS;
 /// Measured (`speed --search f32` and `coarse`, AVX-512, µs a row): 8 dimensions, 4,096 codes 0.64 and 1.66,
 /// 16,384 codes 1.9 and 1.3; 64 dimensions, 1,024 codes 1.3 and 1.9, 2,048 codes 2.2 and 1.4.
 const WORTHWHILE: usize = 1 << 17;
+/// Dimensions from which on codes are far enough apart: of 100,000 random unit codes of 4 dimensions, 95 % of
+/// the rows have more near ones than a block keeps, of 5 dimensions none.
+const MIN_DIM: usize = 5;
 /// Lanes of a group.
 const LANES: usize = GROUP / SUBGROUP;
 
 /// The 8-bit copy, where the search takes a coarse pass.
 pub(super) fn chosen<'a>(cpu: &Cpu, codebook: &'a PackedCodebook<&[Line]>) -> Option<Int8<'a>> {
+    let (codes, dim) = (codebook.codes(), codebook.dim());
+    let worthwhile = cpu.isa().has_dots() && codes * dim >= WORTHWHILE && dim >= MIN_DIM;
     let wanted = match cpu.search() {
-        Search::Auto => cpu.isa().has_dots() && codebook.codes() * codebook.dim() >= WORTHWHILE,
+        Search::Auto => worthwhile,
         Search::Coarse => true,
         Search::F32 => false,
     };
@@ -66,7 +71,7 @@ impl<E: Element, C: Code> DotKernel for Coarse<'_, E, C> {
             for (at, (&x, words)) in pointers.iter().zip(words.chunks_exact_mut(steps)).enumerate() {
                 // SAFETY: every pointer leads to dim elements.
                 let x = unsafe { core::slice::from_raw_parts(x, dim) };
-                match (!useless).then(|| quantize(x, &int8.header, words)).flatten() {
+                match (!useless).then(|| quantize(x, D::ROW_MAX, &int8.header, words)).flatten() {
                     Some(row) => block.push(at, words.as_ptr(), row),
                     None => {
                         hard[hard_len] = at as u32;
@@ -139,15 +144,15 @@ impl Row {
     }
 }
 
-/// The integers of `x`, four to a word, and the row's margin; none where the bound cannot be given.
+/// The integers of `x`, within `±most` and four to a word, and the row's margin; none where the bound cannot be given.
 #[inline(always)]
-fn quantize(x: &[f32], header: &Header, words: &mut [i32]) -> Option<Row> {
+fn quantize(x: &[f32], most: i8, header: &Header, words: &mut [i32]) -> Option<Row> {
     let (mut largest, mut poison) = (0.0f32, 0.0f32);
     for &x in x {
         largest = if x.abs() > largest { x.abs() } else { largest };
         poison += x * 0.0;
     }
-    let scale = largest / 127.0;
+    let scale = largest / f32::from(most);
     // Not NaN, not infinite, and far from the subnormal numbers and from overflow.
     if poison != 0.0 || !(1e-30..1e18).contains(&scale) {
         return None;
@@ -358,6 +363,9 @@ unsafe fn sweep<D: Dots>(int8: &Int8, g: usize, lanes: usize, block: &mut Block)
         // SAFETY: the caller's claims.
         unsafe {
             match (D::N, int8.steps(), half_norms) {
+                // 8 sums, 4 vectors of codes, a word of a row, ones, a product: 15 of 16 registers.
+                (8, _, false) if D::ROW_MAX < 127 => tiles::<D, 2, 4, 0, false>(int8, part, block),
+                (8, _, true) if D::ROW_MAX < 127 => tiles::<D, 2, 4, 0, true>(int8, part, block),
                 (16, 1, false) => tiles::<D, 6, 2, 1, false>(int8, part, block),
                 (16, 2, false) => tiles::<D, 6, 1, 2, false>(int8, part, block),
                 // 24 sums, 4 vectors of codes, 1 word of a row: 29 of 32 registers.

@@ -13,10 +13,11 @@ use crate::simd::{Kernel, Lanes};
 /// 42.7 / 413, 192 rows 11.0 / 41.3 / 363, 384 rows 10.9 / 40.9 / 346. Small machines have small stacks.
 pub(crate) const BLOCK_ROWS: usize = if cfg!(target_pointer_width = "64") { 384 } else { 24 };
 
-/// Rows in parts of the batch that threads take: even parts, each filling as few blocks as it can.
-pub(crate) fn part_rows(rows: usize, threads: usize) -> usize {
+/// Rows in parts of the batch that threads take: even parts, as many for each thread, of whole tiles; of
+/// whole blocks of `block` rows, or nearly so, where there are many.
+pub(crate) fn part_rows(rows: usize, threads: usize, block: usize) -> usize {
     const TILE: usize = 6;
-    let parts = threads * rows.div_ceil(threads * BLOCK_ROWS).max(1);
+    let parts = threads * (rows / (threads * block)).clamp(1, 4);
     rows.div_ceil(parts).next_multiple_of(TILE).max(TILE)
 }
 

@@ -59,7 +59,7 @@ pub fn search_top<E: Element>(
         return Err(Error::Empty { op: OP, arg: "columns of best" });
     }
     let (codebook, best) = (&codebook.view(), Disjoint::new(best.data()));
-    cpu.divide(x.rows(), super::kernel::part_rows(x.rows(), cpu.threads()), &|first, count| {
+    cpu.divide(x.rows(), super::kernel::part_rows(x.rows(), cpu.threads(), BLOCK_ROWS), &|first, count| {
         let x = x.rows_from(first, count);
         let weights = weights.map(|w| &w[first..first + count]);
         // SAFETY: `divide` gives every row to one part.
