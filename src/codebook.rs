@@ -1,5 +1,6 @@
 //! The codebook as search reads it: panels of 64 codes, built once per codebook change.
 
+pub(crate) mod caps;
 pub(crate) mod int8;
 
 use crate::element::Element;
@@ -7,6 +8,7 @@ use crate::error::{Error, Result, same};
 use crate::matrix::MatRef;
 use crate::ops::search::{HalfNorms, check_codebook};
 use crate::simd::Isa;
+use caps::Caps;
 use int8::{Int8, Panels};
 
 /// Codes in a panel. Every tier's register width divides it.
@@ -46,6 +48,11 @@ pub enum Packing {
     /// Besides, a copy in 8 bits, a quarter as large, for the certified coarse pass: a faster search
     /// with the same codes where the processor multiplies bytes (VNNI).
     Int8,
+    /// Besides the f32, for codes of unit length and at most 16 dimensions compared by [`Metric::Cosine`]: the codes in
+    /// cells, for the [pruned](crate::ops::Search::Pruned) search, which visits a few percent of them. Packing takes
+    /// about as long as searching 5,000 rows: for codebooks that change slowly or not at all. What codes it cannot
+    /// help are packed as [`Packing::F32`].
+    Caps,
 }
 
 impl Packing {
@@ -96,6 +103,8 @@ impl PackedCodebook<&[Line]> {
         let copy = match packing {
             Packing::F32 => 0,
             Packing::Int8 => int8::lines_len(codes, dim, half_norms),
+            Packing::Caps if half_norms => 0,
+            Packing::Caps => caps::lines_len(codes, dim),
         };
         f32_lines(codes, dim, half_norms).saturating_add(copy)
     }
@@ -175,6 +184,14 @@ impl<S: AsRef<[Line]>> PackedCodebook<S> {
         let packed = self.packing == Packing::Int8;
         packed.then(|| Int8::new(copy, self.codes, self.dim, half_norms)).filter(|copy| copy.header.scale != 0.0)
     }
+
+    /// The caps, where they are packed and the codes allow them.
+    pub(crate) fn caps(&self) -> Option<Caps<'_>> {
+        let half_norms = self.metric == Metric::L2;
+        let lines = &self.lines.as_ref()[f32_lines(self.codes, self.dim, half_norms)..];
+        let packed = self.packing == Packing::Caps && !lines.is_empty();
+        packed.then(|| Caps::new(lines, self.codes, self.dim)).filter(|caps| caps.header.scale != 0.0)
+    }
 }
 
 impl<S: AsRef<[Line]> + AsMut<[Line]>> PackedCodebook<S> {
@@ -218,7 +235,7 @@ impl<S: AsRef<[Line]> + AsMut<[Line]>> PackedCodebook<S> {
             true => self.pack_half_norms(changed.iter().map(|&k| k as usize / PANEL)),
             false => self.pack_half_norms(0..self.panels()),
         }
-        self.pack_int8(Some((changed, codebook)));
+        self.pack_copies(codebook, Some(changed));
         Ok(())
     }
 
@@ -237,7 +254,7 @@ impl<S: AsRef<[Line]> + AsMut<[Line]>> PackedCodebook<S> {
         let floats: &mut [f32] = bytemuck::cast_slice_mut(self.lines.as_mut());
         floats[last].chunks_exact_mut(PANEL).for_each(|column| column[used..].fill(f32::NAN));
         self.pack_half_norms(0..self.panels());
-        self.pack_int8::<E>(None);
+        self.pack_copies(codebook, None);
     }
 
     fn pack_code<E: Element>(&mut self, k: usize, code: &[E]) {
@@ -257,13 +274,18 @@ impl<S: AsRef<[Line]> + AsMut<[Line]>> PackedCodebook<S> {
         }
     }
 
-    /// Copies the codes in `changed`, or all, into the 8 bits.
-    fn pack_int8<E: Element>(&mut self, changed: Option<(&[u32], MatRef<E>)>) {
-        if self.packing == Packing::Int8 {
-            let (codes, dim, all) = (self.codes, self.dim, self.panels() * self.dim * PANEL);
-            let (f32s, copy) = self.lines.as_mut().split_at_mut(f32_lines(codes, dim, self.metric == Metric::L2));
-            let (values, half_norms) = bytemuck::cast_slice(f32s).split_at(all);
-            Isa::detect().run(int8::Pack { copy, panels: Panels { codes, dim, values, half_norms }, changed });
+    /// The codes in `changed`, or all, into what is packed beside the f32.
+    fn pack_copies<E: Element>(&mut self, codebook: MatRef<E>, changed: Option<&[u32]>) {
+        let (codes, dim, all) = (self.codes, self.dim, self.panels() * self.dim * PANEL);
+        let (f32s, lines) = self.lines.as_mut().split_at_mut(f32_lines(codes, dim, self.metric == Metric::L2));
+        match self.packing {
+            Packing::Int8 => {
+                let (values, half_norms) = bytemuck::cast_slice(f32s).split_at(all);
+                let panels = Panels { codes, dim, values, half_norms };
+                Isa::detect().run(int8::Pack { copy: lines, panels, codebook, changed });
+            }
+            Packing::Caps if !lines.is_empty() => Isa::detect().run(caps::Pack { lines, codebook, changed }),
+            Packing::Caps | Packing::F32 => {}
         }
     }
 }

@@ -6,7 +6,7 @@
 
 mod common;
 
-use common::{assert_same_bits, cpus, grid, mat, paint, unit_rows};
+use common::{assert_same_bits, cpus, grid, mat, mat_mut, paint, unit_rows};
 use vq_kernels::ops::search::Tally;
 use vq_kernels::ops::{self, Search};
 use vq_kernels::rng::Rng;
@@ -155,6 +155,113 @@ fn near_ties_within_the_bound_are_told_apart_in_f32() {
     }
 }
 
+/// Codes of unit length that are hard to put into cells, and rows at the cells' borders and far from all codes.
+fn unit_cases(codes: usize, dim: usize, seed: u64) -> Vec<Hard> {
+    let crowds = |width: f32| {
+        let (centres, noise) = (unit_rows(5, dim, seed), paint(codes * dim, seed + 1));
+        let raw: Vec<f32> = (0..codes * dim).map(|i| centres[i / dim % 5 * dim + i % dim] + width * noise[i]).collect();
+        normalized(&raw, dim)
+    };
+    let mut one_sided = unit_rows(codes, dim, seed + 2);
+    one_sided.chunks_exact_mut(dim).for_each(|code| code[0] = code[0].abs());
+    let mut two_points = unit_rows(codes, dim, seed + 3);
+    let first = two_points[..dim].to_vec();
+    for (k, code) in two_points.chunks_exact_mut(dim).enumerate() {
+        code.iter_mut().zip(&first).for_each(|(c, f)| *c = if k % 2 == 0 { *f } else { -f });
+    }
+    [
+        ("random", unit_rows(codes, dim, seed)),
+        ("five crowds", crowds(0.05)),
+        ("five crowds, some ulp wide", crowds(2e-7)),
+        ("half of the sphere", one_sided),
+        ("two opposite points", two_points),
+    ]
+    .into_iter()
+    .map(|(why, codes)| {
+        let mut rows = borders(&codes, dim, 60, seed);
+        rows.extend(codes[..dim].iter().map(|c| -c));
+        rows.extend(unit_rows(40, dim, seed + 4));
+        for scale in [1e-12f32, 3.0, 1e12] {
+            rows.extend(unit_rows(4, dim, seed + 5).iter().map(|x| x * scale));
+        }
+        rows.extend(vec![0.0; dim]);
+        rows.extend(vec![f32::NAN; dim]);
+        Hard { why, dim, codes, rows }
+    })
+    .collect()
+}
+
+fn normalized(raw: &[f32], dim: usize) -> Vec<f32> {
+    let mut unit = vec![0.0; raw.len()];
+    let (x, y) = (mat(raw, raw.len() / dim, dim), mat_mut(&mut unit, raw.len() / dim, dim));
+    ops::normalize(&Cpu::new(), x, y, None).unwrap();
+    unit
+}
+
+#[test]
+fn pruned_searches_are_those_in_f32() {
+    let shapes: &[(usize, usize)] = if cfg!(miri) {
+        &[(130, 3)]
+    } else {
+        &[(1, 2), (300, 2), (1000, 1), (5000, 3), (20_000, 8), (7_777, 12), (3000, 16)]
+    };
+    for (seed, &(codes, dim)) in shapes.iter().enumerate() {
+        for Hard { why, dim, codes: mut book, rows } in unit_cases(codes, dim, 50 + seed as u64) {
+            let mut packed =
+                PackedCodebook::with_packing(mat(&book, codes, dim), Metric::Cosine, Packing::Caps).unwrap();
+            for round in 0..3 {
+                for cpu in cpus() {
+                    let tally = Tally::default();
+                    let (by_f32, by_f32_scores) = found(&cpu, &rows, dim, &packed, Search::F32);
+                    let (pruned, scores) = found(&cpu.with_tally(&tally), &rows, dim, &packed, Search::Pruned);
+                    let context = format!("{why}, {codes}x{dim} {} round {round}", cpu.isa().name());
+                    assert_eq!(pruned, by_f32, "{context}");
+                    assert_same_bits(&scores, &by_f32_scores, &context);
+                    assert_eq!(tally.rows(), rows.len() / dim, "{context}: not pruned");
+                }
+                // Some codes move a little, some to another place: their cells' caps must follow.
+                let changed: Vec<u32> = (0..codes as u32).filter(|k| k % 9 == round).take(codes / 4).collect();
+                for &k in &changed {
+                    let step = paint(dim, u64::from(k));
+                    let scale = if k % 2 == 0 { 0.02 } else { 10.0 };
+                    let code = &mut book[k as usize * dim..][..dim];
+                    let moved: Vec<f32> = code.iter().zip(step).map(|(c, s)| c + scale * s).collect();
+                    code.copy_from_slice(&normalized(&moved, dim));
+                }
+                packed.repack_codes(mat(&book, codes, dim), &changed).unwrap();
+            }
+        }
+    }
+}
+
+#[test]
+fn pruning_leaves_most_codes_out() {
+    let (codes, dim, rows) = (20_000, 8, 300);
+    let (book, x) = (unit_rows(codes, dim, 1), unit_rows(rows, dim, 2));
+    let packed = PackedCodebook::with_packing(mat(&book, codes, dim), Metric::Cosine, Packing::Caps).unwrap();
+    let tally = Tally::default();
+    let _ = found(&Cpu::new().with_tally(&tally), &x, dim, &packed, Search::Auto);
+    assert_eq!((tally.rows(), tally.exact_rows()), (rows, 0));
+    assert!(tally.rescored_codes() < 20 * rows, "{} codes rescored", tally.rescored_codes());
+}
+
+/// Codes that are not of unit length, and L2, have no caps; searching takes another way.
+#[test]
+fn what_has_no_caps_is_searched_otherwise() {
+    let (codes, dim) = (500, 4);
+    let mut book = unit_rows(codes, dim, 1);
+    book[7] *= 1.5;
+    let x = paint(9 * dim, 2);
+    for (metric, dim) in [(Metric::Cosine, dim), (Metric::L2, dim), (Metric::Cosine, 20)] {
+        let (book, x) = if dim == 20 { (unit_rows(100, 20, 3), paint(180, 4)) } else { (book.clone(), x.clone()) };
+        let packed = PackedCodebook::with_packing(mat(&book, book.len() / dim, dim), metric, Packing::Caps).unwrap();
+        let tally = Tally::default();
+        let pruned = found(&Cpu::new().with_tally(&tally), &x, dim, &packed, Search::Pruned);
+        assert_eq!(pruned, found(&Cpu::new(), &x, dim, &packed, Search::F32));
+        assert_eq!(tally.rows(), 0);
+    }
+}
+
 #[test]
 fn the_coarse_pass_excludes_nearly_all_codes() {
     let (codes, dim, rows) = (20_000, 32, 300);
@@ -172,23 +279,26 @@ fn any_contents_of_a_copy_are_safe() {
     let (codes, dim, rows) = (300, 9, 20);
     let x = paint(rows * dim, 8);
     for seed in 0..if cfg!(miri) { 2 } else { 200 } {
-        for metric in METRICS {
+        for (metric, packing) in
+            [(Metric::Cosine, Packing::Int8), (Metric::L2, Packing::Int8), (Metric::Cosine, Packing::Caps)]
+        {
             let mut rng = Rng::new(seed, 3);
-            let len = PackedCodebook::lines_len(codes, dim, metric, Packing::Int8);
-            let mut lines =
-                PackedCodebook::with_packing(mat(&paint(codes * dim, seed), codes, dim), metric, Packing::Int8)
-                    .unwrap()
-                    .lines()
-                    .to_vec();
+            let len = PackedCodebook::lines_len(codes, dim, metric, packing);
+            let book = PackedCodebook::with_packing(mat(&unit_rows(codes, dim, seed), codes, dim), metric, packing);
+            let mut lines = book.unwrap().lines().to_vec();
             // A few broken numbers, or noise throughout.
             for _ in 0..if seed % 2 == 0 { 40 } else { 20 * len } {
                 let line = rng.below(len as u64) as usize;
                 lines[line].0[rng.below(16) as usize] = f32::from_bits(rng.next_u64() as u32);
             }
-            let book = PackedCodebook::from_lines(lines, codes, dim, metric, Packing::Int8).unwrap();
-            for cpu in cpus() {
-                let (got, _) = found(&cpu, &x, dim, &book, Search::Coarse);
-                assert!(got.iter().all(|&k| k == NO_CODE || (k as usize) < codes));
+            let mut book = PackedCodebook::from_lines(lines, codes, dim, metric, packing).unwrap();
+            for search in [Search::Coarse, Search::Pruned] {
+                for cpu in cpus() {
+                    let (got, _) = found(&cpu, &x, dim, &book, search);
+                    assert!(got.iter().all(|&k| k == NO_CODE || (k as usize) < codes));
+                }
+                let changed = [0, 17, codes as u32 - 1];
+                book.repack_codes(mat(&unit_rows(codes, dim, seed), codes, dim), &changed).unwrap();
             }
         }
     }

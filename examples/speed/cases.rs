@@ -1,10 +1,11 @@
 //! The ops with their data: each checked once, then called again and again.
 
+use vq_kernels::ops::Search;
 use vq_kernels::ops::ema::{self, Activity, Statistics};
 use vq_kernels::ops::search::Tally;
 use vq_kernels::quantizer::{Config, Initial, Learner, Quantizer};
 use vq_kernels::rng::Rng;
-use vq_kernels::{Cpu, MAX_CODES, MAX_DIM, MatMut, MatRef, Metric, NO_CODE, PackedCodebook, ops};
+use vq_kernels::{Cpu, MAX_CODES, MAX_DIM, MatMut, MatRef, Metric, NO_CODE, PackedCodebook, Packing, ops};
 
 use crate::common::Failure;
 use crate::common::processor::Processor;
@@ -92,7 +93,8 @@ pub fn search<'a>(cpu: Cpu<'a>, tally: &Tally, size: Size) -> Result<Case<'a>, F
     let Size { rows, codes, dim, metric, seed } = size;
     let x = unit_rows(&cpu, seed, 0, rows, dim)?;
     let codebook = unit_rows(&cpu, seed, 1, codes, dim)?;
-    let packed = PackedCodebook::new(MatRef::new(&codebook, codes, dim)?, metric)?;
+    let packing = if cpu.search() == Search::Pruned { Packing::Caps } else { Packing::detect() };
+    let packed = PackedCodebook::with_packing(MatRef::new(&codebook, codes, dim)?, metric, packing)?;
     let mut found = zeros(rows)?;
     ops::search(&cpu, MatRef::new(&x, rows, dim)?, None, &packed, &mut found, None)?;
     let checked = size.checked_rows(codes * dim);

@@ -62,6 +62,8 @@ enum Way {
     F32,
     /// Integer scores first.
     Coarse,
+    /// Only cells of codes near the row: codes packed for it, of at most 16 dimensions.
+    Pruned,
 }
 
 /// How fast an op is here, and which share of this machine's own limit that is.
@@ -113,6 +115,7 @@ fn main() -> ExitCode {
             Way::Auto => Search::Auto,
             Way::F32 => Search::F32,
             Way::Coarse => Search::Coarse,
+            Way::Pruned => Search::Pruned,
         };
         let cpu = processor.cpu().with_search(way).with_tally(&tally);
         let mut case = match options.op {
@@ -132,7 +135,7 @@ fn main() -> ExitCode {
                 "rows": options.rows, "codes": case.codes, "dim": options.dim,
                 "median_s": measured.median, "min_s": measured.min, "us_per_row": per_row,
                 "limit_s": measured.limit, "share_of_limit": share,
-                "search": way_taken(options.op, &tally), "groups_per_row": groups_per_row(&tally),
+                "search": way_taken(options.op, way, &tally), "groups_per_row": groups_per_row(&tally),
                 "rows_in_f32": share_in_f32(&tally),
             });
             return print(&line.to_string());
@@ -153,8 +156,9 @@ fn main() -> ExitCode {
 }
 
 /// What searches took, of the ways that `--search` names; none where the op does not search.
-fn way_taken(op: Op, tally: &Tally) -> Option<&'static str> {
-    matches!(op, Op::Search | Op::Step).then_some(if tally.rows() > 0 { "coarse" } else { "f32" })
+fn way_taken(op: Op, way: Search, tally: &Tally) -> Option<&'static str> {
+    let coarse = if way == Search::Pruned { "pruned" } else { "coarse" };
+    matches!(op, Op::Search | Op::Step).then_some(if tally.rows() > 0 { coarse } else { "f32" })
 }
 
 /// Share of the rows for which the coarse pass excluded too little, so that all codes were scored in f32.

@@ -42,7 +42,7 @@ pub(crate) struct Header {
     /// `h / h_int`; 0 where every h is 0.
     pub half_norm_scale: f32,
     /// Codes that were packed one by one since the scales were chosen.
-    changed: f32,
+    pub(super) changed: f32,
     unused: [f32; 9],
 }
 
@@ -50,6 +50,17 @@ pub(crate) struct Header {
 unsafe impl bytemuck::Zeroable for Header {}
 // SAFETY: 16 f32 without padding; every bit pattern is a value.
 unsafe impl bytemuck::Pod for Header {}
+
+impl Header {
+    /// Widens the bounds to what one code needs.
+    #[inline(always)]
+    pub(super) fn widen(&mut self, squares: &Squares) {
+        let widen = |bound: &mut f32, square: f64| *bound = bound.max(up(libm::sqrt(square)));
+        widen(&mut self.residual, squares.residual);
+        widen(&mut self.norm, squares.norm);
+        widen(&mut self.coarse_norm, squares.coarse);
+    }
+}
 
 /// Lines that the copy takes (saturated).
 pub(super) const fn lines_len(codes: usize, dim: usize, half_norms: bool) -> usize {
@@ -155,8 +166,10 @@ pub(super) struct Pack<'a, E> {
     pub copy: &'a mut [Line],
     /// What is copied.
     pub panels: Panels<'a>,
-    /// Which codes, and the codebook by rows; all codes, where none are given.
-    pub changed: Option<(&'a [u32], MatRef<'a, E>)>,
+    /// The same by rows.
+    pub codebook: MatRef<'a, E>,
+    /// Which codes; all, where none are given.
+    pub changed: Option<&'a [u32]>,
 }
 
 impl<E: Element> Kernel for Pack<'_, E> {
@@ -164,7 +177,7 @@ impl<E: Element> Kernel for Pack<'_, E> {
     #[inline(always)]
     unsafe fn run<V: Lanes>(self) {
         match self.changed {
-            Some((changed, codebook)) => pack_changed(self.copy, self.panels, changed, codebook),
+            Some(changed) => pack_changed(self.copy, self.panels, changed, self.codebook),
             None => pack_all(self.copy, self.panels),
         }
     }
@@ -228,7 +241,7 @@ impl<'a> Copying<'a> {
             }
             (0..SUBGROUP).zip(&quads).for_each(|(v, &quad)| self.put(s * SUBGROUP + v, step, quad));
         }
-        squares.iter().for_each(|squares| self.widen(squares));
+        squares.iter().for_each(|squares| self.header.widen(squares));
         (0..SUBGROUP).zip(panels.half_norms(s)).for_each(|(v, h)| self.put_half_norm(s * SUBGROUP + v, h));
     }
 
@@ -251,7 +264,7 @@ impl<'a> Copying<'a> {
             quad.iter_mut().zip(code).for_each(|(byte, c)| *byte = squares.add(c.to_f32(), scale));
             copies.clone().for_each(|j| self.put(j, step, quad));
         }
-        self.widen(&squares);
+        self.header.widen(&squares);
         copies.for_each(|j| self.put_half_norm(j, -h));
         true
     }
@@ -277,29 +290,20 @@ impl<'a> Copying<'a> {
         self.half_norms[at..at + 2].copy_from_slice(&(int as i16).to_ne_bytes());
         self.half_norms[at + 2..at + 4].copy_from_slice(&(nearest(int / 64.0) as i16).to_ne_bytes());
     }
-
-    /// Widens the header's bounds to what one code needs.
-    #[inline(always)]
-    fn widen(&mut self, squares: &Squares) {
-        let widen = |bound: &mut f32, square: f64| *bound = bound.max(up(libm::sqrt(square)));
-        widen(&mut self.header.residual, squares.residual);
-        widen(&mut self.header.norm, squares.norm);
-        widen(&mut self.header.coarse_norm, squares.coarse);
-    }
 }
 
 /// `Σ (c − ĉ)²`, `Σ c²` and `Σ ĉ²` of a code.
 #[derive(Clone, Copy, Default)]
-struct Squares {
-    residual: f64,
-    norm: f64,
-    coarse: f64,
+pub(super) struct Squares {
+    pub residual: f64,
+    pub norm: f64,
+    pub coarse: f64,
 }
 
 impl Squares {
     /// Adds an element's, and returns its byte.
     #[inline(always)]
-    fn add(&mut self, c: f32, scale: f32) -> u8 {
+    pub fn add(&mut self, c: f32, scale: f32) -> u8 {
         let int = nearest(c / scale).clamp(-127.0, 127.0);
         let (c, coarse) = (f64::from(c), f64::from(scale) * f64::from(int));
         self.residual += (c - coarse) * (c - coarse);

@@ -17,6 +17,7 @@
 
 mod coarse;
 mod kernel;
+mod pruned;
 mod tally;
 mod top;
 
@@ -75,6 +76,7 @@ pub fn search<E: Element, C: Code>(
     check_width::<C>(codebook.codes())?;
     let (codebook, codes, scores) = (&codebook.view(), Disjoint::new(codes), scores.map(Disjoint::new));
     let coarse = coarse::chosen(cpu, codebook);
+    let caps = pruned::chosen(cpu, codebook);
     let block = if coarse.is_some() { coarse::BLOCK_ROWS } else { kernel::BLOCK_ROWS };
     cpu.divide(x.rows(), kernel::part_rows(x.rows(), cpu.threads(), block), &|first, count| {
         let x = x.rows_from(first, count);
@@ -84,14 +86,17 @@ pub fn search<E: Element, C: Code>(
         // SAFETY: as above.
         let scores = scores.as_ref().map(|scores| unsafe { scores.range(first, count) });
         let found = kernel::Found::new(codes, scores);
-        match coarse {
-            Some(int8) => {
-                let mut counts = tally::Counts::default();
-                cpu.isa().run_dots(coarse::Coarse { x, weights, codebook, int8, found, counts: &mut counts });
-                cpu.count(counts);
+        let mut counts = tally::Counts::default();
+        match (caps, coarse) {
+            (Some(caps), _) => {
+                cpu.isa().run_dots(pruned::Pruned { x, weights, codebook, caps, found, counts: &mut counts });
             }
-            None => cpu.isa().run(kernel::Nearest { x, weights, codebook, found }),
+            (None, Some(int8)) => {
+                cpu.isa().run_dots(coarse::Coarse { x, weights, codebook, int8, found, counts: &mut counts });
+            }
+            (None, None) => cpu.isa().run(kernel::Nearest { x, weights, codebook, found }),
         }
+        cpu.count(counts);
     });
     Ok(())
 }

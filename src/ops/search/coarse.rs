@@ -37,7 +37,7 @@ pub(super) fn chosen<'a>(cpu: &Cpu, codebook: &'a PackedCodebook<&[Line]>) -> Op
     let wanted = match cpu.search() {
         Search::Auto => worthwhile,
         Search::Coarse => true,
-        Search::F32 => false,
+        Search::F32 | Search::Pruned => false,
     };
     wanted.then(|| codebook.int8()).flatten()
 }
@@ -121,9 +121,9 @@ impl<E: Element, C: Code> DotKernel for Coarse<'_, E, C> {
 
 /// What the coarse pass knows of a row beside its integers.
 #[derive(Clone, Copy, Default)]
-struct Row {
+pub(super) struct Row {
     /// `2 ε` in units of the row's integer scores, rounded up.
-    margin: i32,
+    pub margin: i32,
     /// What h is multiplied with: 16 bits for h, 16 for h/64. 0 for cosine.
     factors: i32,
     /// `128 · Σ x̂_int`, by which integer scores are too large.
@@ -132,12 +132,14 @@ struct Row {
     unit: f64,
     /// ε.
     bound: f64,
+    /// `‖x‖`, or a little more.
+    pub norm: f64,
 }
 
 impl Row {
     /// An integer score that only codes with a score below `score` are below.
     #[inline(always)]
-    fn reach(&self, score: f32) -> i32 {
+    pub fn reach(&self, score: f32) -> i32 {
         let least = (f64::from(score) - self.bound) / self.unit;
         // Rounding is far below 1: the quotient is below 2³¹, or the conversion saturates.
         (least as i32).saturating_sub(2).saturating_add(self.bias)
@@ -146,7 +148,7 @@ impl Row {
 
 /// The integers of `x`, within `±most` and four to a word, and the row's margin; none where the bound cannot be given.
 #[inline(always)]
-fn quantize(x: &[f32], most: i8, header: &Header, words: &mut [i32]) -> Option<Row> {
+pub(super) fn quantize(x: &[f32], most: i8, header: &Header, words: &mut [i32]) -> Option<Row> {
     let (mut largest, mut poison) = (0.0f32, 0.0f32);
     for &x in x {
         largest = if x.abs() > largest { x.abs() } else { largest };
@@ -195,7 +197,7 @@ fn quantize(x: &[f32], most: i8, header: &Header, words: &mut [i32]) -> Option<R
     let bound = norm * residual + error * coarse_norm + half_norm_error + chain;
     let margin = 2.0 * bound / unit * (1.0 + 1e-9) + 1.0;
     let overflow = norm * code_norm.max(coarse_norm) + half_norm >= 8e37;
-    let row = Row { margin: margin as i32 + 1, factors, bias: 128 * sums.iter().sum::<i32>(), unit, bound };
+    let row = Row { margin: margin as i32 + 1, factors, bias: 128 * sums.iter().sum::<i32>(), unit, bound, norm };
     (margin < f64::from(1 << 28) && !overflow).then_some(row)
 }
 
@@ -336,7 +338,7 @@ impl Block {
 
 /// The numbers of the bits that are set.
 #[derive(Clone, Copy)]
-struct Bits(u32);
+pub(super) struct Bits(pub u32);
 
 impl Iterator for Bits {
     type Item = usize;

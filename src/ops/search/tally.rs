@@ -8,6 +8,9 @@ pub enum Search {
     Auto,
     /// Every score in f32.
     F32,
+    /// Only cells of codes that could hold the nearest one, where the codebook is
+    /// [packed](crate::Packing::Caps) in cells.
+    Pruned,
     /// Integer scores first, where the codebook is [packed](crate::Packing::Int8) for it; only codes that
     /// come near a row's best are scored in f32. Slow where the machine has no instruction for it.
     Coarse,
