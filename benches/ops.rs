@@ -51,6 +51,30 @@ fn searches(c: &mut Criterion) {
     group.finish();
 }
 
+fn packings(c: &mut Criterion) {
+    let mut group = c.benchmark_group("pack");
+    group.sample_size(10);
+    for (codes, dim) in [(16_384, 8), (100_000, 8), (100_000, 32)] {
+        let book = unit_rows(codes, dim, 2);
+        let book = mat(&book, codes, dim);
+        group.throughput(Throughput::Elements(codes as u64));
+        for packing in [Packing::F32, Packing::Int8, Packing::Caps] {
+            let mut packed = PackedCodebook::with_packing(book, Metric::Cosine, packing).unwrap();
+            group.bench_function(BenchmarkId::new(format!("{packing:?}"), format!("{codes}x{dim}")), |b| {
+                b.iter(|| packed.repack(black_box(book)).unwrap());
+            });
+            let changed: Vec<u32> = (0..1000).map(|i| i * 16).collect();
+            group.bench_function(
+                BenchmarkId::new(format!("{packing:?}, 1,000 codes"), format!("{codes}x{dim}")),
+                |b| {
+                    b.iter(|| packed.repack_codes(book, black_box(&changed)).unwrap());
+                },
+            );
+        }
+    }
+    group.finish();
+}
+
 fn row_ops(c: &mut Criterion) {
     const ROWS: usize = 1024;
     for isa in tiers() {
@@ -128,5 +152,5 @@ fn steps(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, searches, row_ops, steps);
+criterion_group!(benches, searches, packings, row_ops, steps);
 criterion_main!(benches);

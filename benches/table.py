@@ -15,7 +15,16 @@ ap.add_argument("--no-peers", action="store_true")
 a = ap.parse_args()
 
 DIMS = (8, 32, 256)
-WAYS = (("avx512vnni", "coarse"), ("avx512", "f32"), ("avx2vnni", "coarse"), ("avx2", "coarse"), ("avx2", "f32"))
+WAYS = (
+    ("avx512vnni", "pruned"),
+    ("avx512vnni", "coarse"),
+    ("avx512", "f32"),
+    ("avx2vnni", "coarse"),
+    ("avx2", "pruned"),
+    ("avx2", "coarse"),
+    ("avx2", "f32"),
+)
+MOST_PRUNED = 8  # dimensions; beyond, caps exclude little
 PEERS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "peers.py")
 
 
@@ -35,7 +44,7 @@ seen = {}
 for _ in range(a.rounds):
     for dim in DIMS:
         for isa, way in WAYS:
-            for d in speed("search", isa, way, dim):
+            for d in speed("search", isa, way, dim) if way != "pruned" or dim <= MOST_PRUNED else ():
                 seen.setdefault((isa, way, dim), []).append((d["us_per_row"], d["share_of_limit"], d["groups_per_row"]))
         if dim < 100:
             for d in speed("step", "auto", "auto", dim):
@@ -52,7 +61,7 @@ def cell(key):
         return "–"
     medians = [statistics.median(v) if None not in v else None for v in zip(*seen[key])]
     text = f"{medians[0]:.3g}"
-    if len(medians) > 1:
+    if len(medians) > 1 and key[1] != "pruned":
         text += f" ({100 * medians[1]:.0f} %)"
     return text
 

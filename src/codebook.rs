@@ -50,7 +50,7 @@ pub enum Packing {
     Int8,
     /// Besides the f32, for codes of unit length and at most 16 dimensions compared by [`Metric::Cosine`]: the codes in
     /// cells, for the [pruned](crate::ops::Search::Pruned) search, which visits a few percent of them. Packing takes
-    /// about as long as searching 5,000 rows: for codebooks that change slowly or not at all. What codes it cannot
+    /// about as long as searching 50,000 rows: for codebooks that stand still. What codes it cannot
     /// help are packed as [`Packing::F32`].
     Caps,
 }

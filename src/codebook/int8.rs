@@ -231,17 +231,34 @@ impl<'a> Copying<'a> {
     #[inline(always)]
     fn pack(&mut self, s: usize) {
         let (panels, scale) = (self.panels, self.header.scale);
-        let mut squares = [Squares::default(); SUBGROUP];
-        for step in 0..panels.dim.div_ceil(4) {
-            let mut quads = [[128u8; 4]; SUBGROUP];
+        let (group, lane, steps) = (s * SUBGROUP / GROUP, s % (GROUP / SUBGROUP), panels.dim.div_ceil(4));
+        let bytes = &mut self.bytes[group * steps * STEP..][..steps * STEP];
+        let mut sums = [[0.0f64; SUBGROUP]; 3];
+        for step in 0..steps {
+            let mut quads = [0x8080_8080u32; SUBGROUP];
             for i in 4 * step..panels.dim.min(4 * step + 4) {
-                for ((quad, squares), c) in quads.iter_mut().zip(&mut squares).zip(panels.column(s, i)) {
-                    quad[i % 4] = squares.add(c, scale);
+                let (column, shift) = (panels.column(s, i), 8 * (i % 4));
+                // Lane by lane in arrays, which the compiler makes vectors of.
+                let mut ints = [0.0f32; SUBGROUP];
+                for v in 0..SUBGROUP {
+                    ints[v] = nearest(column[v] / scale).clamp(-127.0, 127.0);
+                }
+                for v in 0..SUBGROUP {
+                    // The sign bit is the 128 that is there already.
+                    quads[v] ^= (ints[v] as i32 as u32 & 0xff) << shift;
+                    let (c, coarse) = (f64::from(column[v]), f64::from(scale) * f64::from(ints[v]));
+                    sums[0][v] += (c - coarse) * (c - coarse);
+                    sums[1][v] += c * c;
+                    sums[2][v] += coarse * coarse;
                 }
             }
-            (0..SUBGROUP).zip(&quads).for_each(|(v, &quad)| self.put(s * SUBGROUP + v, step, quad));
+            for (v, quad) in quads.iter().enumerate() {
+                let at = (v / 4 * steps + step) * QUARTER + v % 4 * VECTOR + 4 * lane;
+                bytes[at..at + 4].copy_from_slice(&quad.to_le_bytes());
+            }
         }
-        squares.iter().for_each(|squares| self.header.widen(squares));
+        let [residual, norm, coarse] = sums.map(|lanes| lanes.into_iter().fold(0.0, f64::max));
+        self.header.widen(&Squares { residual, norm, coarse });
         (0..SUBGROUP).zip(panels.half_norms(s)).for_each(|(v, h)| self.put_half_norm(s * SUBGROUP + v, h));
     }
 

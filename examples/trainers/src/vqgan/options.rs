@@ -93,6 +93,12 @@ pub struct Options {
     /// Weight of the perceptual distance.
     #[arg(long)]
     pub perceptual_weight: Option<f64>,
+    /// Weight of the commitment term, which draws latents to their codes.
+    #[arg(long)]
+    pub commitment: Option<f64>,
+    /// Weight of the codebook term, which draws codes to their latents.
+    #[arg(long)]
+    pub codebook_term: Option<f64>,
     /// Weights of the perceptual distance's network: SqueezeNet, VGG16 or AlexNet, safetensors [default: a frozen random network].
     #[arg(long)]
     pub perceptual: Option<PathBuf>,
@@ -185,6 +191,8 @@ impl Options {
         set(&mut losses.l2, self.l2);
         set(&mut losses.logit_laplace, self.logit_laplace);
         set(&mut losses.perceptual, self.perceptual_weight);
+        set(&mut losses.commitment, self.commitment);
+        set(&mut losses.codebook, self.codebook_term);
         set(&mut optimizer.lr, self.lr);
         set(&mut optimizer.weight_decay, self.weight_decay);
         optimizer.warmup = self.warmup.unwrap_or(optimizer.warmup);
