@@ -191,6 +191,9 @@ impl Isa {
         }
     }
 
+    /// Whether some tier of the build target multiplies bytes: elsewhere kernels of dot products are not compiled.
+    pub(crate) const DOTS: bool = cfg!(target_arch = "x86_64");
+
     /// Whether it multiplies bytes faster than f32.
     pub(crate) fn has_dots(self) -> bool {
         match self.0 {
@@ -219,8 +222,8 @@ impl Isa {
         }
     }
 
-    /// [`run`](Self::run) for a kernel of dot products.
-    #[inline]
+    /// [`run`](Self::run) for a kernel of dot products. Not inlined: their stack is large.
+    #[inline(never)]
     pub(crate) fn run_dots<K: DotKernel>(self, kernel: K) -> K::Output {
         assert_environment();
         match self.0 {

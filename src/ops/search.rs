@@ -38,6 +38,7 @@ use crate::element::{Code, Element, check_width};
 use crate::error::{Error, Result, same};
 use crate::matrix::MatRef;
 use crate::real::Real;
+use crate::simd::Isa;
 
 const OP: &str = "search";
 
@@ -75,8 +76,10 @@ pub fn search<E: Element, C: Code>(
     check_weights(OP, weights, x.rows())?;
     check_width::<C>(codebook.codes())?;
     let (codebook, codes, scores) = (&codebook.view(), Disjoint::new(codes), scores.map(Disjoint::new));
-    let coarse = coarse::chosen(cpu, codebook);
-    let caps = pruned::chosen(cpu, codebook);
+    let (caps, coarse) = match Isa::DOTS {
+        true => (pruned::chosen(cpu, codebook), coarse::chosen(cpu, codebook)),
+        false => (None, None),
+    };
     let block = if coarse.is_some() { coarse::BLOCK_ROWS } else { kernel::BLOCK_ROWS };
     cpu.divide(x.rows(), kernel::part_rows(x.rows(), cpu.threads(), block), &|first, count| {
         let x = x.rows_from(first, count);
@@ -88,13 +91,13 @@ pub fn search<E: Element, C: Code>(
         let found = kernel::Found::new(codes, scores);
         let mut counts = tally::Counts::default();
         match (caps, coarse) {
-            (Some(caps), _) => {
+            (Some(caps), _) if Isa::DOTS => {
                 cpu.isa().run_dots(pruned::Pruned { x, weights, codebook, caps, found, counts: &mut counts });
             }
-            (None, Some(int8)) => {
+            (None, Some(int8)) if Isa::DOTS => {
                 cpu.isa().run_dots(coarse::Coarse { x, weights, codebook, int8, found, counts: &mut counts });
             }
-            (None, None) => cpu.isa().run(kernel::Nearest { x, weights, codebook, found }),
+            _ => cpu.isa().run(kernel::Nearest { x, weights, codebook, found }),
         }
         cpu.count(counts);
     });
