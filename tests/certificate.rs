@@ -234,6 +234,44 @@ fn pruned_searches_are_those_in_f32() {
     }
 }
 
+/// Codes may be a thousandth longer or shorter than 1, and centres are made of them.
+#[test]
+fn pruned_searches_of_codes_that_are_nearly_unit_are_those_in_f32() {
+    for (codes, dim) in if cfg!(miri) { vec![(130, 2)] } else { vec![(128, 2), (2000, 3), (9000, 8)] } {
+        for length in [0.9991f32, 1.0009, f32::NAN] {
+            let mut book = unit_rows(codes, dim, 3);
+            if dim == 2 {
+                let degrees = |k: usize| match k {
+                    0 | 2 => 0.0,
+                    4 => 10.0,
+                    k if k % 2 == 1 => -5.0,
+                    k => 90.0 + k as f32,
+                };
+                book = (0..codes).flat_map(|k| <[f32; 2]>::from(degrees(k).to_radians().sin_cos())).collect();
+                book.chunks_exact_mut(2).for_each(|code| code.swap(0, 1));
+            }
+            for (k, code) in book.chunks_exact_mut(dim).enumerate() {
+                // No length of their own: as half precision rounds.
+                let length = if length.is_nan() { [0.9992, 1.0, 1.0007][k % 3] } else { length };
+                code.iter_mut().for_each(|c| *c *= length);
+            }
+            let mut rows = borders(&book, dim, 200, 5);
+            rows.extend((0..200).flat_map(|i| {
+                let (sin, cos) = (i as f32 * 0.1 - 10.0 + 4.99).to_radians().sin_cos();
+                (0..dim).map(move |j| [cos, sin, 0.01][j.min(2)])
+            }));
+            let packed = PackedCodebook::with_packing(mat(&book, codes, dim), Metric::Cosine, Packing::Caps).unwrap();
+            for cpu in cpus() {
+                let tally = Tally::default();
+                let pruned = found(&cpu.with_tally(&tally), &rows, dim, &packed, Search::Pruned);
+                let context = format!("{codes}x{dim} length {length} {}", cpu.isa().name());
+                assert_eq!(pruned, found(&cpu, &rows, dim, &packed, Search::F32), "{context}");
+                assert_eq!(tally.rows(), rows.len() / dim, "{context}: not pruned");
+            }
+        }
+    }
+}
+
 #[test]
 fn pruning_leaves_most_codes_out() {
     let (codes, dim, rows) = (20_000, 8, 300);
@@ -286,9 +324,10 @@ fn any_contents_of_a_copy_are_safe() {
             let len = PackedCodebook::lines_len(codes, dim, metric, packing);
             let book = PackedCodebook::with_packing(mat(&unit_rows(codes, dim, seed), codes, dim), metric, packing);
             let mut lines = book.unwrap().lines().to_vec();
-            // A few broken numbers, or noise throughout.
-            for _ in 0..if seed % 2 == 0 { 40 } else { 20 * len } {
-                let line = rng.below(len as u64) as usize;
+            // Broken bounds alone, a few broken numbers, or noise throughout.
+            let f32_lines = PackedCodebook::lines_len(codes, dim, metric, Packing::F32);
+            for _ in 0..[4, 40, 20 * len][seed as usize % 3] {
+                let line = if seed % 3 == 0 { f32_lines } else { rng.below(len as u64) as usize };
                 lines[line].0[rng.below(16) as usize] = f32::from_bits(rng.next_u64() as u32);
             }
             let mut book = PackedCodebook::from_lines(lines, codes, dim, metric, packing).unwrap();

@@ -4,7 +4,7 @@
 //! A cell's cap has the centre `u` and the angle `θ` that no code of the cell is farther from `u` than. Cells are
 //! those of the codes nearest to one of a few codes, which are the centres; a cell is padded to whole vectors of 16.
 
-use super::int8::{Header, VECTOR};
+use super::int8::{HEADROOM, Header, VECTOR};
 use super::{Line, Metric, PANEL, PackedCodebook, Packing};
 use crate::NO_CODE;
 use crate::cpu::Cpu;
@@ -22,8 +22,6 @@ pub(crate) const MAX_DIM: usize = 16;
 const CELL: usize = 96;
 /// How far from 1 a code's length may be.
 const TOLERANCE: f64 = 1e-3;
-/// A codebook that changes code by code may outgrow the first scale by this much.
-const HEADROOM: f32 = 1.0 + 1.0 / 32.0;
 
 /// Number of cells: whole panels.
 const fn cells(codes: usize) -> usize {
@@ -226,8 +224,14 @@ impl<'a> Writing<'a> {
         let centres: &mut [f32] = bytemuck::cast_slice_mut(self.centres);
         for cell in 0..cells {
             let code = codebook.row((cell * codes / cells) % codes);
+            // Of unit length in f32, which the codes need not be.
+            let norm = norm(code);
             let panel = &mut centres[cell / PANEL * code.len() * PANEL + cell % PANEL..];
-            panel.iter_mut().step_by(PANEL).zip(code).for_each(|(slot, c)| *slot = c.to_f32());
+            panel
+                .iter_mut()
+                .step_by(PANEL)
+                .zip(code)
+                .for_each(|(slot, c)| *slot = (f64::from(c.to_f32()) / norm) as f32);
         }
         // One step of k-means: a fifth fewer codes are visited then.
         if !self.assign(codebook) {
@@ -305,7 +309,8 @@ impl<'a> Writing<'a> {
                 return false;
             }
             let at = self.places[k as usize] as usize;
-            let after = self.starts[..=self.layout.cells].partition_point(|&start| start as usize * LANES <= at);
+            let after = self.starts[..=self.layout.cells]
+                .partition_point(|&start| (start as usize).saturating_mul(LANES) <= at);
             let Some(cell) = after.checked_sub(1).filter(|&cell| cell < self.layout.cells && at < self.order.len())
             else {
                 return false;
@@ -348,7 +353,7 @@ impl<'a> Writing<'a> {
             self.cosines[cell] = f32::NEG_INFINITY;
         }
         let steps = self.layout.steps;
-        let (first, end) = (self.starts[cell] as usize * LANES, self.starts[cell + 1] as usize * LANES);
+        let [first, end] = [cell, cell + 1].map(|at| (self.starts[at] as usize).saturating_mul(LANES));
         for at in first..end.min(self.order.len()) {
             for step in 0..if self.order[at] == NO_CODE { steps } else { 0 } {
                 let from = (first / LANES * steps + step) * VECTOR;

@@ -23,13 +23,13 @@ pub(crate) const QUARTER: usize = 4 * VECTOR;
 /// Largest `|h|` in units of its scale.
 const HALF_NORM_MAX: f64 = 2047.0;
 /// A codebook that changes code by code may outgrow the first scale by this much.
-const HEADROOM: f32 = 1.0 + 1.0 / 32.0;
+pub(super) const HEADROOM: f32 = 1.0 + 1.0 / 32.0;
 
 /// What the copy's first line holds.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub(crate) struct Header {
-    /// `ĉ / ĉ_int`; 0 where there is no copy, since codes are not finite or all zero.
+    /// `ĉ / ĉ_int`; 0 where there is no copy, since codes are not finite, all zero, tiny or huge.
     pub scale: f32,
     /// At least `‖c − ĉ‖` of every code.
     pub residual: f32,
@@ -189,13 +189,14 @@ fn pack_all(lines: &mut [Line], panels: Panels) {
     let [largest, half_norm] = panels.magnitudes();
     let mut copy = Copying::new(lines, panels);
     let scale = largest * HEADROOM / 127.0;
+    let half_norm_scale = (f64::from(half_norm * HEADROOM) / HALF_NORM_MAX) as f32;
     *copy.header = bytemuck::Zeroable::zeroed();
-    // A scale near the subnormal numbers would not be precise, and squares of large ones overflow.
-    if !half_norm.is_finite() || !(1e-30..1e18).contains(&scale) {
+    // Scales near the subnormal numbers would not be precise, and squares of large ones overflow.
+    if !(1e-30..1e18).contains(&scale) || !(half_norm_scale == 0.0 || (1e-30..1e36).contains(&half_norm_scale)) {
         return;
     }
     copy.header.scale = scale;
-    copy.header.half_norm_scale = (f64::from(half_norm * HEADROOM) / HALF_NORM_MAX) as f32;
+    copy.header.half_norm_scale = half_norm_scale;
     (0..panels.subgroups()).for_each(|s| copy.pack(s));
 }
 

@@ -10,7 +10,7 @@
 //! Search never normalizes; cosine similarity is the inner product of what is passed.
 //!
 //! How: lanes run across codes, tiles of rows and codes stay in registers, and a max-only pass
-//! remembers per lane the best group of 256 codes; the winning group is then scored again to
+//! remembers per lane the best group of 64 or 256 codes; the winning group is then scored again to
 //! locate the code. Cost: `K·(dim + 1) / lanes` vector operations a row; memory: the outputs.
 //! On processors that multiply bytes, integers take that pass, and the codes that a proved bound
 //! leaves over are scored in f32: `K·(⌈dim/4⌉ + 1) / lanes`. [`Search`] names the ways.
@@ -80,7 +80,7 @@ pub fn search<E: Element, C: Code>(
         true => (pruned::chosen(cpu, codebook), coarse::chosen(cpu, codebook)),
         false => (None, None),
     };
-    let block = if coarse.is_some() { coarse::BLOCK_ROWS } else { kernel::BLOCK_ROWS };
+    let block = if caps.is_some() || coarse.is_some() { coarse::BLOCK_ROWS } else { kernel::BLOCK_ROWS };
     cpu.divide(x.rows(), kernel::part_rows(x.rows(), cpu.threads(), block), &|first, count| {
         let x = x.rows_from(first, count);
         let weights = weights.map(|w| &w[first..first + count]);

@@ -3,6 +3,16 @@
 use super::Dots;
 use core::arch::x86_64::*;
 
+/// Bit `l` is set where lane `l` of `a` is at least that of `b`.
+///
+/// # Safety
+/// The CPU supports AVX2.
+#[inline(always)]
+unsafe fn ge_mask(a: __m256i, b: __m256i) -> u32 {
+    // SAFETY: the caller's claim.
+    unsafe { !_mm256_movemask_ps(_mm256_castsi256_ps(_mm256_cmpgt_epi32(b, a))) as u32 & 0xff }
+}
+
 // SAFETY (every block below): `Dots` demands AVX2 and AVX-VNNI, and the validity of the pointers.
 impl Dots for __m256i {
     const N: usize = 8;
@@ -40,7 +50,7 @@ impl Dots for __m256i {
     #[inline(always)]
     unsafe fn ge_mask(self, other: Self) -> u32 {
         // SAFETY: see above.
-        unsafe { !_mm256_movemask_ps(_mm256_castsi256_ps(_mm256_cmpgt_epi32(other, self))) as u32 & 0xff }
+        unsafe { ge_mask(self, other) }
     }
 }
 
@@ -131,6 +141,6 @@ impl Dots for Avx2 {
     #[inline(always)]
     unsafe fn ge_mask(self, other: Self) -> u32 {
         // SAFETY: see above.
-        unsafe { self.0.ge_mask(other.0) }
+        unsafe { ge_mask(self.0, other.0) }
     }
 }

@@ -27,6 +27,8 @@ const WORTHWHILE: usize = 1 << 17;
 /// Dimensions from which on codes are far enough apart: of 100,000 random unit codes of 4 dimensions, 95 % of
 /// the rows have more near ones than a block keeps, of 5 dimensions none.
 const MIN_DIM: usize = 5;
+/// Below every integer score: those are below 2²⁸ in magnitude.
+pub(super) const NOTHING: i32 = -(1 << 29);
 /// Lanes of a group.
 const LANES: usize = GROUP / SUBGROUP;
 
@@ -189,16 +191,22 @@ pub(super) fn quantize(x: &[f32], most: i8, header: &Header, words: &mut [i32]) 
         if fine > 32_767.0 || coarse.abs() > 32_767.0 {
             return None;
         }
-        factors = i32::from(fine as i16 as u16) | (i32::from(coarse as i16) << 16);
-        let ints = half_norm / f64::from(header.half_norm_scale) + 1.0;
-        half_norm_error = unit * (ints * (factor - fine - coarse / 64.0).abs() + 0.5 * (fine + coarse.abs()));
+        let ([a, b], [c, d]) = ((fine as i16).to_ne_bytes(), (coarse as i16).to_ne_bytes());
+        factors = i32::from_ne_bytes([a, b, c, d]);
+        let most = half_norm / f64::from(header.half_norm_scale) + 1.0;
+        let of_fine = fine * (0.5 + most * 6e-8);
+        let of_coarse = coarse.abs() * (0.5 + 1.0 / 128.0 + most * 6e-8);
+        half_norm_error = unit * (most * (factor - fine - coarse / 64.0).abs() + of_fine + of_coarse);
     }
     let chain = (x.len() + 1) as f64 * (half_norm + norm * code_norm) * 6e-8 + x.len() as f64 * 1e-44;
     let bound = norm * residual + error * coarse_norm + half_norm_error + chain;
     let margin = 2.0 * bound / unit * (1.0 + 1e-9) + 1.0;
     let overflow = norm * code_norm.max(coarse_norm) + half_norm >= 8e37;
-    let row = Row { margin: margin as i32 + 1, factors, bias: 128 * sums.iter().sum::<i32>(), unit, bound, norm };
-    (margin < f64::from(1 << 28) && !overflow).then_some(row)
+    // A margin is at least 1, whatever the header holds.
+    if overflow || !(1.0..f64::from(1 << 28)).contains(&margin) {
+        return None;
+    }
+    Some(Row { margin: margin as i32 + 1, factors, bias: 128 * sums.iter().sum::<i32>(), unit, bound, norm })
 }
 
 /// A subgroup that came near a row's best one.
@@ -259,8 +267,6 @@ impl Block {
 
     #[inline(always)]
     fn push(&mut self, at: usize, words: *const i32, row: Row) {
-        // Below every score, which are below 2²⁸ in magnitude.
-        const NOTHING: i32 = -(1 << 29);
         let i = self.len;
         self.at[i] = at as u32;
         self.words[i] = words;
@@ -440,7 +446,7 @@ unsafe fn tile<D: Dots, const R: usize, const W: usize, const FIXED: usize, cons
                     maxima.store(scores.as_mut_ptr());
                     maxima.ge_mask(D::splat(block.threshold[first + r]))
                 };
-                // Lanes without codes have zeros.
+                // Not lanes without codes, whatever bytes they have.
                 let reached = reached & ((1 << part.lanes.saturating_sub(from)) - 1);
                 if reached != 0 {
                     block.keep(first + r, part.group * LANES + from, reached, &scores);
@@ -538,8 +544,11 @@ unsafe fn rescore<V: Lanes>(
     while let Some(other) = others.next() {
         // Four chains at a time, as each alone would wait for its own sums; the last one is repeated.
         let mut subgroups = [other.subgroup; 4];
-        subgroups[1..].iter_mut().zip(others.by_ref()).for_each(|(subgroup, near)| *subgroup = near.subgroup);
-        counts.rescored += 4 * SUBGROUP;
+        counts.rescored += SUBGROUP;
+        for (subgroup, near) in subgroups[1..].iter_mut().zip(others.by_ref()) {
+            *subgroup = near.subgroup;
+            counts.rescored += SUBGROUP;
+        }
         // SAFETY: the caller's claims.
         let other = unsafe { exact::<V, 4>(codebook, x, dim, &subgroups) };
         best = other.filter(|other| other.1 > best.1 || (other.1 == best.1 && other.0 < best.0)).unwrap_or(best);

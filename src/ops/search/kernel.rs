@@ -325,7 +325,7 @@ unsafe fn locate<V: Lanes>(
         // Not the padding, whatever `from_lines` was given for it.
         let codes = &scores[..PANEL.min(codebook.codes() - p * PANEL)];
         if let Some(lane) = codes.iter().position(|&s| s == maximum) {
-            return Some(((p * PANEL + lane) as u32, maximum));
+            return Some(((p * PANEL + lane) as u32, codes[lane]));
         }
     }
     None
@@ -343,10 +343,11 @@ pub(super) struct ActiveRows<'a, E: Element> {
 }
 
 impl<'a, E: Element> ActiveRows<'a, E> {
-    /// In blocks of at most `most` rows, 1 to [`BLOCK_ROWS`].
+    /// In blocks of at most `most` rows, and of [`BLOCK_ROWS`].
     #[inline(always)]
     pub fn new(x: MatRef<'a, E>, weights: Option<&'a [f32]>, most: usize) -> Self {
         let in_place = E::as_f32(x.data()).is_some();
+        let most = most.min(BLOCK_ROWS);
         let block = if in_place { most } else { (MAX_DIM / x.cols().max(1)).clamp(1, most) };
         let (indices, pointers) = ([0; BLOCK_ROWS], [core::ptr::null(); BLOCK_ROWS]);
         Self { x, weights, next: 0, block, indices, pointers, widened: E::widened() }

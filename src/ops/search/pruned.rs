@@ -4,15 +4,15 @@
 //! from u is at least `α − θ` from each of them, so that no score of the cell is above `‖x‖·C·cos(α − θ)`, or 0 where
 //! that is more than a right angle. With `t` a little below `S/(‖x‖·C)`, S the best score so far, `0 < t ≤ 1` and
 //! `τ = arccos t`, the cell can only hold as good a code where `α ≤ θ + τ`, that is, as `θ + τ ≤ π`, where
-//! `cos α ≥ t·cos θ − √(1 − t²)·sin θ`. [`SLACK`] covers every rounding on the way: those of `cos α` (a chain of at
-//! most 16 f32 products and a division: 2·10⁻⁶), of cosine, sine and root (each at most 10⁻⁶ off on the right
+//! `cos α ≥ t·cos θ − √(1 − t²)·sin θ`. [`SLACK`] covers every rounding on the way: those of `x·u` (a chain of at
+//! most 16 f32 products, and the length of u, 1 but for the rounding of its elements: 2·10⁻⁶), of cosine, sine and root (each at most 10⁻⁶ off on the right
 //! side), of this expression in f32 (3·10⁻⁷), and of the contract's score against the exact product (10⁻⁶).
 //!
 //! Cells that are visited are scored in integers; see [`coarse`](super::coarse) for the bound.
 
 use core::mem::MaybeUninit;
 
-use super::coarse::{BLOCK_ROWS, Bits, Row, quantize};
+use super::coarse::{BLOCK_ROWS, Bits, NOTHING, Row, quantize};
 use super::kernel::{ActiveRows, Found, Running, chains, nearest_block};
 use super::tally::{Counts, Search};
 use crate::NO_CODE;
@@ -207,7 +207,6 @@ unsafe fn one_row<V: Lanes, D: Dots, const S: usize>(
     let mut words = [0i32; MAX_DIM / 4];
     // SAFETY: the caller's claim.
     let row = quantize(unsafe { core::slice::from_raw_parts(x, dim) }, D::ROW_MAX, &caps.header, &mut words)?;
-    const NOTHING: i32 = -(1 << 29);
     let mut kept =
         KeptCodes { codes: kept, count: 0, best: NOTHING, threshold: NOTHING, margin: row.margin, overflow: false };
     let angles = &angles[..caps.cells()];

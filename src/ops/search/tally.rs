@@ -43,7 +43,7 @@ impl Tally {
         self.exact.fetch_add(counts.exact, Relaxed);
     }
 
-    /// Rows that took a coarse pass.
+    /// Rows that took a coarse pass or were pruned, those included that ended in f32.
     pub fn rows(&self) -> usize {
         self.rows.load(core::sync::atomic::Ordering::Relaxed)
     }
