@@ -5,7 +5,7 @@ use vq_kernels::ops::ema::{self, Activity, Statistics};
 use vq_kernels::ops::search::Tally;
 use vq_kernels::quantizer::{Config, Initial, Learner, Quantizer};
 use vq_kernels::rng::Rng;
-use vq_kernels::{Cpu, MAX_CODES, MAX_DIM, MatMut, MatRef, Metric, NO_CODE, PackedCodebook, Packing, ops};
+use vq_kernels::{Cpu, Isa, MAX_CODES, MAX_DIM, MatMut, MatRef, Metric, NO_CODE, PackedCodebook, Packing, ops};
 
 use crate::common::Failure;
 use crate::common::processor::Processor;
@@ -73,7 +73,11 @@ impl Size {
         let scores = self.rows as f64 * self.codes as f64;
         match tally.rows() {
             0 => Limit::Fmas { cpu, count: scores * (self.dim + 1) as f64 },
-            _ => Limit::Dots { cpu, count: scores * (self.dim.div_ceil(4) + 1) as f64 },
+            _ => {
+                // Without VNNI a dot product is three instructions, and a comparison still one.
+                let comparison = if Some(cpu.isa()) == Isa::avx2() { 1.0 / 3.0 } else { 1.0 };
+                Limit::Dots { cpu, count: scores * (self.dim.div_ceil(4) as f64 + comparison) }
+            }
         }
     }
 }
