@@ -52,6 +52,11 @@ pub(crate) unsafe fn product<V: Lanes>(
         let mut r = 0;
         // SAFETY: rows `r .. r + R` and columns `o .. o + width` are within the extents.
         unsafe {
+            // One vector of columns: twice the rows, for as many chains.
+            while width <= V::N && r + 2 * TILE_ROWS <= rows {
+                columns::<V, { 2 * TILE_ROWS }>(inner, a, r, b, b_stride, o, width, sink);
+                r += 2 * TILE_ROWS;
+            }
             while r + TILE_ROWS <= rows {
                 columns::<V, TILE_ROWS>(inner, a, r, b, b_stride, o, width, sink);
                 r += TILE_ROWS;
