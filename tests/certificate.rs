@@ -150,7 +150,9 @@ fn near_ties_within_the_bound_are_told_apart_in_f32() {
             let (got, _) = found(&cpu.with_tally(&tally), &rows, dim, &packed, Search::Coarse);
             assert_eq!(got, expected, "{} {metric:?}", cpu.isa().name());
             assert_eq!(tally.rows(), expected.len());
-            assert!(tally.rescored_codes() > 16 * (tally.rows() - tally.exact_rows()), "no row had two candidates");
+            // Four subgroups in all are too few for Miri's rows to have a second one.
+            let several = tally.rescored_codes() > 16 * (tally.rows() - tally.exact_rows());
+            assert!(several || cfg!(miri), "no row had two candidates");
         }
     }
 }
