@@ -232,10 +232,8 @@ impl<'a> Copying<'a> {
     #[inline(always)]
     fn pack(&mut self, s: usize) {
         let (panels, scale) = (self.panels, self.header.scale);
-        let (group, lane, steps) = (s * SUBGROUP / GROUP, s % (GROUP / SUBGROUP), panels.dim.div_ceil(4));
-        let bytes = &mut self.bytes[group * steps * STEP..][..steps * STEP];
         let mut sums = [[0.0f64; SUBGROUP]; 3];
-        for step in 0..steps {
+        for step in 0..panels.dim.div_ceil(4) {
             let mut quads = [0x8080_8080u32; SUBGROUP];
             for i in 4 * step..panels.dim.min(4 * step + 4) {
                 let (column, shift) = (panels.column(s, i), 8 * (i % 4));
@@ -254,8 +252,7 @@ impl<'a> Copying<'a> {
                 }
             }
             for (v, quad) in quads.iter().enumerate() {
-                let at = (v / 4 * steps + step) * QUARTER + v % 4 * VECTOR + 4 * lane;
-                bytes[at..at + 4].copy_from_slice(&quad.to_le_bytes());
+                self.put(s * SUBGROUP + v, step, quad.to_le_bytes());
             }
         }
         let [residual, norm, coarse] = sums.map(|lanes| lanes.into_iter().fold(0.0, f64::max));

@@ -4,6 +4,8 @@ use core::mem::MaybeUninit;
 
 use super::kernel::{ActiveRows, Found, Running, nearest_block};
 use super::tally::{Counts, Search};
+use super::top::Candidate;
+use crate::NO_CODE;
 use crate::codebook::int8::{GROUP, Header, Int8, QUARTER, SUBGROUP, VECTOR, above, nearest};
 use crate::codebook::{Line, PANEL, PackedCodebook};
 use crate::cpu::Cpu;
@@ -537,9 +539,12 @@ unsafe fn rescore<V: Lanes>(
     // The best one's f32 score excludes more than integer scores can: ε instead of 2 ε.
     let first = near.iter().copied().reduce(|best, near| if near.score > best.score { near } else { best })?;
     // SAFETY: the caller's claims.
-    let mut best = unsafe { exact::<V, 1>(codebook, x, dim, &[first.subgroup]) }?;
-    let reach = row.reach(best.1);
-    let mut others = near.iter().filter(|near| near.score >= reach && near.subgroup != first.subgroup).peekable();
+    let mut best = unsafe { exact::<V, 1>(codebook, x, dim, &[first.subgroup]) };
+    if best.code == NO_CODE {
+        return None;
+    }
+    let reach = row.reach(best.score);
+    let mut others = near.iter().filter(|near| near.score >= reach && near.subgroup != first.subgroup);
     counts.rescored += SUBGROUP;
     while let Some(other) = others.next() {
         // Four chains at a time, as each alone would wait for its own sums; the last one is repeated.
@@ -551,12 +556,12 @@ unsafe fn rescore<V: Lanes>(
         }
         // SAFETY: the caller's claims.
         let other = unsafe { exact::<V, 4>(codebook, x, dim, &subgroups) };
-        best = other.filter(|other| other.1 > best.1 || (other.1 == best.1 && other.0 < best.0)).unwrap_or(best);
+        best = if best.behind(&other) { other } else { best };
     }
-    Some(best)
+    Some((best.code, best.score))
 }
 
-/// The best code of `S` subgroups by the contract's scores, and its score.
+/// The best code of `S` subgroups by the contract's scores.
 ///
 /// # Safety
 /// As [`rescore`].
@@ -566,8 +571,8 @@ unsafe fn exact<V: Lanes, const S: usize>(
     x: *const f32,
     dim: usize,
     subgroups: &[u32; S],
-) -> Option<(u32, f32)> {
-    let mut found: Option<(u32, f32)> = None;
+) -> Candidate {
+    let mut found = Candidate::NONE;
     for part in (0..SUBGROUP).step_by(V::N) {
         let codes = subgroups.map(|s| s as usize * SUBGROUP + part);
         let mut scores = [[0.0f32; 16]; S];
@@ -591,9 +596,9 @@ unsafe fn exact<V: Lanes, const S: usize>(
         for (scores, &first) in scores.iter().zip(&codes) {
             // Not the padding, whatever `from_lines` was given for it.
             for (&score, code) in scores[..V::N].iter().zip(first..codebook.codes()) {
-                let better = found.is_none_or(|(k, s)| score > s || (score == s && (code as u32) < k));
-                if better && !score.is_nan() {
-                    found = Some((code as u32, score));
+                let candidate = Candidate { score, code: code as u32 };
+                if found.behind(&candidate) && !score.is_nan() {
+                    found = candidate;
                 }
             }
         }

@@ -15,6 +15,7 @@ use core::mem::MaybeUninit;
 use super::coarse::{BLOCK_ROWS, Bits, NOTHING, Row, quantize};
 use super::kernel::{ActiveRows, Found, Running, chains, nearest_block};
 use super::tally::{Counts, Search};
+use super::top::Candidate;
 use crate::NO_CODE;
 use crate::codebook::caps::{Caps, LANES, MAX_CELLS, MAX_DIM};
 use crate::codebook::{Line, PANEL, PackedCodebook};
@@ -218,10 +219,10 @@ unsafe fn one_row<V: Lanes, D: Dots, const S: usize>(
     let first =
         kept.written().iter().copied().reduce(|best, near| if near.score > best.score { near } else { best })?;
     // SAFETY: the caller's claims.
-    let mut best = (first.code, unsafe { exact::<V>(codebook, x, dim, first.code) }?);
+    let mut best = Candidate { score: unsafe { exact::<V>(codebook, x, dim, first.code) }?, code: first.code };
     counts.rescored += 1;
-    kept.raise(row.reach(best.1));
-    let cut = Cut::new(&row, caps, best.1)?;
+    kept.raise(row.reach(best.score));
+    let cut = Cut::new(&row, caps, best.score)?;
     // A bit for each cell, words at a time: a branch for each register would be guessed wrong too often.
     let mut reached = [0u64; MAX_CELLS / 64];
     let (cosines, sines) = (caps.cosines(), caps.sines());
@@ -246,14 +247,12 @@ unsafe fn one_row<V: Lanes, D: Dots, const S: usize>(
         if score >= kept.threshold && code != first.code {
             counts.rescored += 1;
             // SAFETY: the caller's claims.
-            let score = unsafe { exact::<V>(codebook, x, dim, code) }?;
-            if score > best.1 || (score == best.1 && code < best.0) {
-                best = (code, score);
-            }
-            kept.raise(row.reach(best.1));
+            let other = Candidate { score: unsafe { exact::<V>(codebook, x, dim, code) }?, code };
+            best = if best.behind(&other) { other } else { best };
+            kept.raise(row.reach(best.score));
         }
     }
-    Some(best)
+    Some((best.code, best.score))
 }
 
 /// The cell whose centre is nearest.

@@ -27,7 +27,7 @@ impl Candidate {
     pub const NONE: Self = Self { score: f32::NAN, code: NO_CODE };
 
     /// Whether it ranks behind `other`: a lower score, or an equal one with a higher code.
-    fn behind(&self, other: &Self) -> bool {
+    pub(super) fn behind(&self, other: &Self) -> bool {
         match (self.code, other.code) {
             (_, NO_CODE) => false,
             (NO_CODE, _) => true,
