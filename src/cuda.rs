@@ -1,117 +1,53 @@
-//! NVIDIA GPUs: finding a device, or saying why there is none.
+//! The ops on NVIDIA GPUs: hand-tuned kernels that give the CPU's bits.
 //!
-//! The crate builds without any CUDA file and runs without a driver: a missing one is an
-//! [`Error`]. (cudarc still panics on a driver library that lacks symbols it needs.) The kernels' CUDA
-//! twins are not part of this version.
+//! [`Device::probe`] finds a device or says why there is none. Every op of [`crate::ops`] has its twin in
+//! [`ops`]: the same name, the same order of arguments, the same contract; the first argument is the
+//! [`Stream`] (or any [`Queue`]) in place of the [`Cpu`](crate::Cpu). Buffers are [`DeviceRef`], [`DeviceMut`] and the
+//! matrices over them: views of cudarc's memory, or of any owner's by address.
+//!
+//! Kernels are PTX text in this crate, compiled by the driver when they are first used: neither building nor
+//! running needs a CUDA toolkit, and a missing driver is an [`Error`](crate::Error). Everything is asynchronous on the caller's
+//! stream; outputs and workspaces are the caller's; nothing is allocated, so that all of it can be
+//! captured in a graph (after [`Device::load`]).
+//!
+//! ```rust,no_run
+//! fn nearest(x: &[f32], codes: &[f32], dim: usize) -> Result<Vec<u32>, Box<dyn std::error::Error>> {
+//!     use vq_kernels::cuda::{Device, DeviceMatRef, DeviceMut, DeviceRef, PackedDeviceCodebook, ops};
+//!     use vq_kernels::{Metric, ops::Search};
+//!
+//!     let mut stream = Device::probe(0)?.stream()?; // no driver, no device, too old: each its own error
+//!     let (rows, count) = (x.len() / dim, codes.len() / dim);
+//!     let cuda = stream.raw().clone(); // cudarc's stream: the memory is yours
+//!     let (x, codes) = (cuda.clone_htod(x)?, cuda.clone_htod(codes)?);
+//!     let mut storage = cuda.alloc_zeros::<u32>(PackedDeviceCodebook::storage_len(count, dim, Metric::Cosine)?)?;
+//!     let mut found = cuda.alloc_zeros::<u32>(rows)?;
+//!     {
+//!         let codes = DeviceMatRef::new(DeviceRef::new(&codes, &stream)?, count, dim)?;
+//!         let packed = PackedDeviceCodebook::pack(&stream, codes, Metric::Cosine, DeviceMut::new(&mut storage, &stream)?)?;
+//!         let mut room = cuda.alloc_zeros::<u8>(ops::search_workspace_len(&stream, rows, &packed))?;
+//!         let x = DeviceMatRef::new(DeviceRef::new(&x, &stream)?, rows, dim)?;
+//!         let (mut found, mut room) = (DeviceMut::new(&mut found, &stream)?, DeviceMut::new(&mut room, &stream)?);
+//!         ops::search(&stream, &x, None, &packed, &mut found, None, Search::Auto, &mut room)?;
+//!     }
+//!     stream.check()?; // waits, and tells what only the data could show
+//!     Ok(cuda.clone_dtoh(&found)?)
+//! }
+//! ```
 
-use std::sync::{Arc, OnceLock};
+mod codebook;
+mod device;
+mod error;
+mod images;
+pub mod kmeans;
+mod memory;
+pub mod ops;
+pub mod quantizer;
+mod queue;
+pub mod status;
 
-use cudarc::driver::{CudaContext, DriverError, sys::CUresult};
-
-use crate::error::{Error, Result};
-
-/// Why a GPU cannot be used.
-#[non_exhaustive]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum CudaError {
-    /// No NVIDIA driver library is installed.
-    DriverMissing,
-    /// The driver is there, and has no device of that number.
-    NoDevice {
-        /// The number asked for.
-        ordinal: usize,
-    },
-    /// The driver refused; the code is a `CUresult`.
-    Driver(u32),
-}
-
-impl core::fmt::Display for CudaError {
-    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        match self {
-            Self::DriverMissing => {
-                write!(f, "no NVIDIA driver library (libcuda) is installed; use the CPU ops, or install the driver")
-            }
-            Self::NoDevice { ordinal } => write!(f, "there is no device number {ordinal}"),
-            Self::Driver(code) => write!(f, "the driver refused with CUresult {code}"),
-        }
-    }
-}
-
-impl From<CudaError> for Error {
-    fn from(error: CudaError) -> Self {
-        Self::Cuda(error)
-    }
-}
-
-/// A GPU.
-#[derive(Clone, Debug)]
-pub struct Device {
-    context: Arc<CudaContext>,
-}
-
-impl Device {
-    /// The device of that number.
-    ///
-    /// # Errors
-    /// [`Error::Cuda`] with [`CudaError::DriverMissing`] where no driver is installed,
-    /// [`CudaError::NoDevice`] where the driver has no such device, [`CudaError::Driver`] for all else.
-    ///
-    /// ```
-    /// use vq_kernels::cuda::Device;
-    /// match Device::probe(0) {
-    ///     Ok(device) => println!("compute capability {:?}", device.compute_capability()?),
-    ///     Err(error) => println!("{error}"),
-    /// }
-    /// # Ok::<(), vq_kernels::Error>(())
-    /// ```
-    pub fn probe(ordinal: usize) -> Result<Self> {
-        if !driver_present() {
-            return Err(CudaError::DriverMissing.into());
-        }
-        match CudaContext::new(ordinal) {
-            Ok(context) => Ok(Self { context }),
-            Err(DriverError(CUresult::CUDA_ERROR_INVALID_DEVICE | CUresult::CUDA_ERROR_NO_DEVICE)) => {
-                Err(CudaError::NoDevice { ordinal }.into())
-            }
-            Err(DriverError(code)) => Err(CudaError::Driver(code as u32).into()),
-        }
-    }
-
-    /// Major and minor compute capability.
-    ///
-    /// # Errors
-    /// [`CudaError::Driver`] where the driver refuses.
-    pub fn compute_capability(&self) -> Result<(i32, i32)> {
-        self.context.compute_capability().map_err(|DriverError(code)| CudaError::Driver(code as u32).into())
-    }
-
-    /// cudarc's context of the device.
-    pub fn context(&self) -> &Arc<CudaContext> {
-        &self.context
-    }
-}
-
-/// Whether the driver library loads. cudarc panics without it, so it is asked for first.
-fn driver_present() -> bool {
-    static PRESENT: OnceLock<bool> = OnceLock::new();
-    let names: &[&str] = if cfg!(windows) { &["nvcuda.dll"] } else { &["libcuda.so.1", "libcuda.so"] };
-    *PRESENT.get_or_init(|| {
-        // SAFETY: loading the driver library runs its initializers, as any CUDA program does.
-        names.iter().any(|name| unsafe { libloading::Library::new(*name) }.is_ok())
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_missing_driver_or_device_is_an_error() {
-        match Device::probe(usize::from(u8::MAX)) {
-            Ok(_) => panic!("nobody has 256 devices"),
-            Err(Error::Cuda(CudaError::DriverMissing)) => assert!(!driver_present()),
-            Err(Error::Cuda(CudaError::NoDevice { ordinal })) => assert_eq!(ordinal, 255),
-            Err(other) => panic!("{other}"),
-        }
-    }
-}
+pub use codebook::PackedDeviceCodebook;
+pub use device::{Device, Stream};
+pub use error::CudaError;
+pub use images::IMAGES;
+pub use memory::{DeviceMatMut, DeviceMatRef, DeviceMut, DeviceRef};
+pub use queue::{Arg, Grid, Image, Kernel, Queue};

@@ -87,7 +87,7 @@ impl Config {
         if self.normalize { Metric::Cosine } else { Metric::L2 }
     }
 
-    pub(super) fn check(&self) -> Result<()> {
+    pub(crate) fn check(&self) -> Result<()> {
         let refuse = |field, expected| Err(Error::Config { field, expected });
         if self.inputs == 0 {
             return Err(Error::Empty { op: "quantizer", arg: "inputs" });

@@ -15,12 +15,18 @@ use crate::simd::{Kernel, Lanes};
 
 /// A code and its score for one row.
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[repr(C)]
 pub struct Candidate {
     /// The contract's score.
     pub score: f32,
     /// The code, or [`NO_CODE`] where fewer codes than asked for have a comparable score.
     pub code: u32,
 }
+
+// SAFETY: zero bits are a value of both fields.
+unsafe impl bytemuck::Zeroable for Candidate {}
+// SAFETY: an f32 and a u32 without padding, and every bit pattern is a value of each.
+unsafe impl bytemuck::Pod for Candidate {}
 
 impl Candidate {
     /// No code: what a row's missing candidates are filled up with.

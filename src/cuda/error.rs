@@ -1,0 +1,100 @@
+//! Why a GPU cannot be used, or has refused.
+
+use std::string::String;
+
+use cudarc::driver::DriverError;
+
+use crate::error::Error;
+
+/// Why a GPU cannot be used, or has refused.
+#[non_exhaustive]
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CudaError {
+    /// No NVIDIA driver library is installed.
+    DriverMissing,
+    /// The driver is there, and has no device of that number.
+    NoDevice {
+        /// The number asked for.
+        ordinal: usize,
+    },
+    /// The device is older than the kernels' instructions.
+    TooOldDevice {
+        /// Its compute capability, major and minor.
+        capability: (i32, i32),
+        /// The least that is needed.
+        needed: (i32, i32),
+    },
+    /// The driver is older than the kernels' text.
+    TooOldDriver {
+        /// The CUDA version that the driver speaks, as in 12.4.
+        version: (i32, i32),
+        /// The least that is needed.
+        needed: (i32, i32),
+    },
+    /// The driver did not take a kernel image.
+    Image {
+        /// Name of the image.
+        name: &'static str,
+        /// What the driver's compiler said.
+        log: String,
+    },
+    /// The device has no room for an allocation.
+    OutOfMemory,
+    /// A buffer belongs to another context, and so maybe to another device, than the stream.
+    OtherContext,
+    /// An address is not aligned as the kernels read it.
+    Misaligned {
+        /// What the address must be a multiple of, in bytes.
+        alignment: usize,
+    },
+    /// The driver refused; the code is a `CUresult`.
+    Driver(u32),
+}
+
+impl core::fmt::Display for CudaError {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match self {
+            Self::DriverMissing => {
+                write!(f, "no NVIDIA driver library (libcuda) is installed; use the CPU ops, or install the driver")
+            }
+            Self::NoDevice { ordinal } => write!(f, "there is no device number {ordinal}"),
+            Self::TooOldDevice { capability: (major, minor), needed } => write!(
+                f,
+                "the device has compute capability {major}.{minor}, the kernels need {}.{}; use the CPU ops",
+                needed.0, needed.1
+            ),
+            Self::TooOldDriver { version: (major, minor), needed } => write!(
+                f,
+                "the driver speaks CUDA {major}.{minor}, the kernels need {}.{}; update the driver",
+                needed.0, needed.1
+            ),
+            Self::Image { name, log } => write!(f, "the driver does not take the kernels of {name}: {log}"),
+            Self::OutOfMemory => write!(f, "the device is out of memory"),
+            Self::OtherContext => write!(f, "a buffer belongs to another context than the stream"),
+            Self::Misaligned { alignment } => write!(f, "an address is not a multiple of {alignment} bytes"),
+            Self::Driver(code) => write!(f, "the driver refused with CUresult {code}"),
+        }
+    }
+}
+
+impl From<CudaError> for Error {
+    fn from(error: CudaError) -> Self {
+        Self::Cuda(error)
+    }
+}
+
+/// cudarc's error, which cannot be formatted where there is no driver.
+impl From<DriverError> for CudaError {
+    fn from(DriverError(code): DriverError) -> Self {
+        match code {
+            cudarc::driver::sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY => Self::OutOfMemory,
+            code => Self::Driver(code as u32),
+        }
+    }
+}
+
+impl From<DriverError> for Error {
+    fn from(error: DriverError) -> Self {
+        CudaError::from(error).into()
+    }
+}

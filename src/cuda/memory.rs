@@ -1,0 +1,222 @@
+//! Views of device memory: what [`MatRef`](crate::MatRef) and slices are on the CPU.
+
+use core::marker::PhantomData;
+
+use cudarc::driver::{DevicePtr, DevicePtrMut, SyncOnDrop};
+
+use super::device::Stream;
+use super::error::CudaError;
+use crate::error::{Error, Result, same};
+
+/// A shared view of `len` elements on a device.
+pub struct DeviceRef<'a, T> {
+    address: u64,
+    len: usize,
+    // cudarc's ordering of streams: records the use of the memory when the view ends.
+    _guard: Option<SyncOnDrop<'a>>,
+    elements: PhantomData<&'a T>,
+}
+
+/// An exclusive view of `len` elements on a device.
+pub struct DeviceMut<'a, T> {
+    address: u64,
+    len: usize,
+    _guard: Option<SyncOnDrop<'a>>,
+    elements: PhantomData<&'a mut T>,
+}
+
+impl<'a, T> DeviceRef<'a, T> {
+    /// Memory of cudarc, for work on `stream`.
+    ///
+    /// # Errors
+    /// [`CudaError::OtherContext`] where it belongs to another context than the stream.
+    pub fn new(memory: &'a impl DevicePtr<T>, stream: &'a Stream) -> Result<Self> {
+        stream.check_context(memory.stream())?;
+        let (address, guard) = memory.device_ptr(stream.raw());
+        Ok(Self { address, len: memory.len(), _guard: Some(guard), elements: PhantomData })
+    }
+
+    /// Memory of any owner.
+    ///
+    /// # Safety
+    /// As long as work that was given the view is under way, `len` elements from `address` on are readable
+    /// by the device, initialized, and written by nobody else.
+    pub unsafe fn from_raw(address: u64, len: usize) -> Self {
+        Self { address, len, _guard: None, elements: PhantomData }
+    }
+
+    /// Number of elements.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Address on the device.
+    pub fn address(&self) -> u64 {
+        self.address
+    }
+
+    /// Elements `first .. first + len`, cut to those that exist.
+    pub fn range(&self, first: usize, len: usize) -> DeviceRef<'_, T> {
+        let first = first.min(self.len);
+        let address = self.address + (first * size_of::<T>()) as u64;
+        DeviceRef { address, len: len.min(self.len - first), _guard: None, elements: PhantomData }
+    }
+}
+
+impl<'a, T> DeviceMut<'a, T> {
+    /// Memory of cudarc, for work on `stream`.
+    ///
+    /// # Errors
+    /// [`CudaError::OtherContext`] where it belongs to another context than the stream.
+    pub fn new(memory: &'a mut impl DevicePtrMut<T>, stream: &'a Stream) -> Result<Self> {
+        stream.check_context(memory.stream())?;
+        let len = memory.len();
+        let (address, guard) = memory.device_ptr_mut(stream.raw());
+        Ok(Self { address, len, _guard: Some(guard), elements: PhantomData })
+    }
+
+    /// Memory of any owner.
+    ///
+    /// # Safety
+    /// As long as work that was given the view is under way, `len` elements from `address` on are
+    /// readable and writable by the device, and used by nobody else.
+    pub unsafe fn from_raw(address: u64, len: usize) -> Self {
+        Self { address, len, _guard: None, elements: PhantomData }
+    }
+
+    /// Number of elements.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Address on the device.
+    pub fn address(&self) -> u64 {
+        self.address
+    }
+
+    /// A shared view of the same elements.
+    pub fn as_ref(&self) -> DeviceRef<'_, T> {
+        DeviceRef { address: self.address, len: self.len, _guard: None, elements: PhantomData }
+    }
+
+    /// Elements `first .. first + len`, cut to those that exist.
+    pub fn range(&mut self, first: usize, len: usize) -> DeviceMut<'_, T> {
+        let DeviceRef { address, len, .. } = self.as_ref().range(first, len);
+        DeviceMut { address, len, _guard: None, elements: PhantomData }
+    }
+
+    /// Checks that the address is a multiple of `alignment`.
+    pub(crate) fn aligned(&self, alignment: usize) -> Result<()> {
+        match self.address.is_multiple_of(alignment as u64) {
+            true => Ok(()),
+            false => Err(CudaError::Misaligned { alignment }.into()),
+        }
+    }
+
+    /// `len` elements of another type from byte `offset` on: a part of a workspace.
+    pub(crate) fn part<U>(&mut self, offset: usize, len: usize) -> DeviceMut<'_, U> {
+        debug_assert!(offset + len * size_of::<U>() <= self.len * size_of::<T>());
+        DeviceMut { address: self.address + offset as u64, len, _guard: None, elements: PhantomData }
+    }
+}
+
+/// A shared view of `rows × cols` elements on a device, row after row without gaps.
+pub struct DeviceMatRef<'a, T = f32> {
+    data: DeviceRef<'a, T>,
+    rows: usize,
+    cols: usize,
+}
+
+/// An exclusive view of `rows × cols` elements on a device, row after row without gaps.
+pub struct DeviceMatMut<'a, T = f32> {
+    data: DeviceMut<'a, T>,
+    rows: usize,
+    cols: usize,
+}
+
+fn check(len: usize, rows: usize, cols: usize) -> Result<()> {
+    const OP: &str = "device matrix";
+    let overflow = Error::TooLarge { op: OP, arg: "rows * cols", max: usize::MAX as u64, got: u64::MAX };
+    same(OP, "length of the data", rows.checked_mul(cols).ok_or(overflow)?, len)
+}
+
+impl<'a, T> DeviceMatRef<'a, T> {
+    /// Views `data` as `rows × cols`.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] unless `data.len() == rows * cols`; [`Error::TooLarge`] where that product overflows.
+    pub fn new(data: DeviceRef<'a, T>, rows: usize, cols: usize) -> Result<Self> {
+        check(data.len(), rows, cols)?;
+        Ok(Self { data, rows, cols })
+    }
+
+    /// Number of rows.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Number of columns.
+    pub fn cols(&self) -> usize {
+        self.cols
+    }
+
+    /// All elements, row after row.
+    pub fn data(&self) -> &DeviceRef<'a, T> {
+        &self.data
+    }
+
+    /// The rows `first .. first + rows`, cut to those that exist.
+    pub fn rows_from(&self, first: usize, rows: usize) -> DeviceMatRef<'_, T> {
+        let first = first.min(self.rows);
+        let rows = rows.min(self.rows - first);
+        DeviceMatRef { data: self.data.range(first * self.cols, rows * self.cols), rows, cols: self.cols }
+    }
+}
+
+impl<'a, T> DeviceMatMut<'a, T> {
+    /// Views `data` as `rows × cols`.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] unless `data.len() == rows * cols`; [`Error::TooLarge`] where that product overflows.
+    pub fn new(data: DeviceMut<'a, T>, rows: usize, cols: usize) -> Result<Self> {
+        check(data.len(), rows, cols)?;
+        Ok(Self { data, rows, cols })
+    }
+
+    /// Number of rows.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Number of columns.
+    pub fn cols(&self) -> usize {
+        self.cols
+    }
+
+    /// All elements, row after row.
+    pub fn data(&mut self) -> &mut DeviceMut<'a, T> {
+        &mut self.data
+    }
+
+    /// The rows `first .. first + rows`, cut to those that exist.
+    pub fn rows_from(&mut self, first: usize, rows: usize) -> DeviceMatMut<'_, T> {
+        let first = first.min(self.rows);
+        let rows = rows.min(self.rows - first);
+        DeviceMatMut { data: self.data.range(first * self.cols, rows * self.cols), rows, cols: self.cols }
+    }
+
+    /// A shared view of the same elements.
+    pub fn as_ref(&self) -> DeviceMatRef<'_, T> {
+        DeviceMatRef { data: self.data.as_ref(), rows: self.rows, cols: self.cols }
+    }
+}

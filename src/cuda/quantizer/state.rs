@@ -1,0 +1,141 @@
+//! What a quantizer must keep, on the device and between it and the CPU's.
+
+use std::vec::Vec;
+
+use cudarc::driver::result;
+
+use super::{DeviceQuantizer, Learner};
+use crate::cuda::device::Stream;
+use crate::cuda::memory::DeviceMut;
+use crate::error::{Error, Result, same};
+use crate::quantizer::{Quantizer, StateMut, StateRef};
+
+/// A named tensor's place on the device.
+pub enum DeviceState<'v> {
+    /// f32 values.
+    F32(DeviceMut<'v, f32>),
+    /// f64 values.
+    F64(DeviceMut<'v, f64>),
+}
+
+impl DeviceQuantizer<'_> {
+    /// Names and places of the state, as [`Quantizer::state`] names them; the step's number is apart
+    /// ([`set_step`](Self::set_step)).
+    ///
+    /// After values were written, [`refresh`](Self::refresh).
+    pub fn state_mut(&mut self) -> Vec<(&'static str, DeviceState<'_>)> {
+        use DeviceState::{F32, F64};
+        let (arena, places) = (&self.arena, &self.places);
+        let mut state = std::vec![("codebook", F32(arena.at(places.codebook)))];
+        if self.config.learner == Learner::Ema {
+            state.push(("latent", F32(arena.at(places.mean))));
+        }
+        if self.config.factorize {
+            state.extend([
+                ("project_in.weight", F32(arena.at(places.project_in.weight))),
+                ("project_in.bias", F32(arena.at(places.project_in.bias))),
+                ("project_out.weight", F32(arena.at(places.project_out.weight))),
+                ("project_out.bias", F32(arena.at(places.project_out.bias))),
+            ]);
+        }
+        state.extend([
+            ("cluster_size", F32(arena.at(places.cluster_size))),
+            ("exposure", F32(arena.at(places.exposure))),
+            ("last_seen", F64(arena.at(places.last_seen))),
+            ("rows_seen", F64(arena.at(places.rows_seen))),
+        ]);
+        state
+    }
+
+    /// Goes on as after `step` steps.
+    pub fn set_step(&mut self, step: u64) {
+        self.step = step;
+    }
+
+    /// Takes the state of the CPU's quantizer.
+    ///
+    /// # Errors
+    /// [`Error::Config`] where the configurations differ; [`CudaError::Driver`](crate::cuda::CudaError::Driver).
+    pub fn upload(&mut self, stream: &Stream, quantizer: &Quantizer) -> Result<()> {
+        self.write(quantizer, |address, bytes| {
+            stream.raw().context().bind_to_thread()?;
+            // SAFETY: the address is that of a place of as many bytes; the copy is done when the call returns.
+            Ok(unsafe { result::memcpy_htod_sync(address, bytes) }?)
+        })?;
+        self.refresh(stream)
+    }
+
+    /// Writes the state into the CPU's quantizer, once all work is done.
+    ///
+    /// # Errors
+    /// [`Error::Config`] where the configurations differ; [`CudaError::Driver`](crate::cuda::CudaError::Driver).
+    pub fn download(&mut self, stream: &Stream, quantizer: &mut Quantizer) -> Result<()> {
+        stream.raw().synchronize()?;
+        self.read(quantizer, |address, bytes| {
+            // SAFETY: the address is that of a place of as many bytes.
+            Ok(unsafe { result::memcpy_dtoh_sync(bytes, address) }?)
+        })
+    }
+
+    fn same_config(&self, quantizer: &Quantizer) -> Result<()> {
+        match self.config == *quantizer.config() {
+            true => Ok(()),
+            false => Err(Error::Config { field: "quantizer", expected: "the same configuration on both sides" }),
+        }
+    }
+
+    /// Copies every tensor of `quantizer` by `copy(address, bytes)`; then [`refresh`](Self::refresh).
+    ///
+    /// # Errors
+    /// [`Error::Config`] where the configurations differ; what `copy` returns.
+    pub fn write(&mut self, quantizer: &Quantizer, copy: impl Fn(u64, &[u8]) -> Result<()>) -> Result<()> {
+        self.same_config(quantizer)?;
+        self.set_step(quantizer.step());
+        let state = quantizer.state();
+        for (name, place) in self.state_mut() {
+            let values = state.iter().find(|(found, _)| *found == name).map(|(_, values)| *values);
+            match (place, values) {
+                (DeviceState::F32(place), Some(StateRef::F32(values))) => {
+                    same("upload", name, place.len(), values.len())?;
+                    copy(place.address(), bytemuck::cast_slice(values))?;
+                }
+                (DeviceState::F64(place), Some(StateRef::F64(values))) => {
+                    same("upload", name, place.len(), values.len())?;
+                    copy(place.address(), bytemuck::cast_slice(values))?;
+                }
+                _ => {
+                    return Err(Error::Config { field: name, expected: "a tensor of that name and type in the state" });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Copies every tensor into `quantizer` by `copy(address, bytes)`.
+    ///
+    /// # Errors
+    /// [`Error::Config`] where the configurations differ; what `copy` returns.
+    pub fn read(&mut self, quantizer: &mut Quantizer, copy: impl Fn(u64, &mut [u8]) -> Result<()>) -> Result<()> {
+        self.same_config(quantizer)?;
+        let step = self.step;
+        let state = self.state_mut();
+        quantizer.restore(|name, place| {
+            let found = state.iter().find(|(found, _)| *found == name).map(|(_, place)| place);
+            match (place, found) {
+                (StateMut::F32(to), Some(DeviceState::F32(from))) => {
+                    same("download", name, from.len(), to.len())?;
+                    copy(from.address(), bytemuck::cast_slice_mut(to))
+                }
+                (StateMut::F64(to), Some(DeviceState::F64(from))) => {
+                    same("download", name, from.len(), to.len())?;
+                    copy(from.address(), bytemuck::cast_slice_mut(to))
+                }
+                (StateMut::U64(to), None) if name == "step" => {
+                    to.fill(step);
+                    Ok(())
+                }
+                _ => Err(Error::Config { field: name, expected: "a tensor of that name and type in the state" }),
+            }
+        })
+    }
+}

@@ -1,0 +1,173 @@
+//! Whole training steps, on the CPU and on the device, bit by bit.
+
+use vq_kernels::cuda::quantizer::{DeviceQuantizer, DeviceState, REPORT_WORDS, decode_report};
+use vq_kernels::cuda::{DeviceMatMut, DeviceMatRef};
+use vq_kernels::ops::restart::Rule;
+use vq_kernels::quantizer::{Config, Estimator, Initial, Learner, Quantizer, StateRef};
+use vq_kernels::{Cpu, Result};
+
+use crate::common::{assert_same_bits, assert_same_bits64, mat, paint};
+use crate::support::{Gpu, refused};
+
+/// Rows in clusters, so that codes go stale, some of them not finite.
+fn rows(count: usize, width: usize, step: u64) -> Vec<f32> {
+    let (centres, noise) = (paint(5 * width, 1), paint(count * width, 100 + step));
+    let mut x: Vec<f32> =
+        (0..count * width).map(|i| centres[i / width % 5 * width + i % width] + 0.3 * noise[i]).collect();
+    if step % 3 == 1 {
+        x[2 * width] = f32::NAN;
+        x[7 * width + width - 1] = f32::INFINITY;
+        x[9 * width..10 * width].fill(0.0);
+        x[11 * width..12 * width].iter_mut().for_each(|x| *x *= 1e-38);
+    }
+    x
+}
+
+fn twins(config: Config, count: usize, steps: u64) {
+    let (gpu, cpu, width) = (Gpu::default(), Cpu::new(), config.inputs);
+    let mut here = Quantizer::new(config, Initial::Normal).expect("a configuration");
+    let memory = gpu.room(DeviceQuantizer::memory_len(&gpu, &config, count).expect("a configuration"));
+    let mut there = DeviceQuantizer::new(&gpu, config, count, memory).expect("a configuration");
+    let copy = |address, bytes: &[u8]| {
+        gpu.write(address, bytes);
+        Ok(())
+    };
+    there.write(&here, copy).expect("the same configuration");
+    there.refresh(&gpu).expect("launches");
+    for step in 0..steps {
+        // The last batch is a smaller one.
+        let count = if step + 1 == steps { count / 2 } else { count };
+        let x = rows(count, width, step);
+        let weights: Vec<f32> = (0..count).map(|row| [1.0, 1.0, 0.25, 0.0][(row + step as usize) % 4]).collect();
+        let weights = (step % 2 == 1).then_some(&weights[..]);
+        // Not a function of the output, which is compared on its own.
+        let target = paint(count * width, 200 + step);
+        let report = here
+            .train_step(&cpu, mat(&x, count, width), weights, |_, gradient| gradient.copy_from_slice(&target))
+            .expect("a step");
+        let device_weights = weights.map(|w| gpu.slice(w));
+        let head = |_: &Gpu, output: &DeviceMatRef, gradient: &mut DeviceMatMut| -> Result<()> {
+            assert_eq!((output.rows(), output.cols()), (count, width));
+            gpu.write(gradient.data().address(), bytemuck::cast_slice(&target));
+            Ok(())
+        };
+        there.train_step(&gpu, &gpu.mat(&x, count, width), device_weights.as_ref(), head).expect("a step");
+        gpu.check().expect("nothing noted");
+        let context = format!("step {step} of {config:?}");
+        assert_eq!(gpu.read_ref(&there.last_codes()), here.last_codes(), "{context}");
+        assert_same_bits(&gpu.read_ref(&there.last_output()), here.last_output(), &context);
+        assert_same_bits(&gpu.read_ref(&there.last_input_gradient()), here.last_input_gradient(), &context);
+        let words: [u64; REPORT_WORDS] = gpu.read_ref(&there.last_report()).try_into().expect("as many words");
+        let found = decode_report(&words, config.dim);
+        // The mean length is a report: its sum has another order.
+        assert!((found.mean_norm - report.mean_norm).abs() <= 1e-12 * report.mean_norm, "{context}");
+        assert_eq!(
+            (found.loss, found.rows, found.without_code, found.active, found.restart),
+            (report.loss, report.rows, report.without_code, report.active, report.restart),
+            "{context}"
+        );
+        let picks: Vec<(u32, u32)> = here.last_restarted().iter().map(|one| (one.code, one.row)).collect();
+        let restarted = gpu.read_ref(&there.last_restarted().range(0, picks.len()));
+        let found: Vec<(u32, u32)> = restarted.iter().map(|one| (one.code, one.row)).collect();
+        assert_eq!(found, picks, "{context}");
+        // -- gradients of the projections, as the optimizer sees them
+        let gradients: Vec<(&str, Vec<f64>)> = if config.factorize {
+            there.gradients().iter().map(|(name, place)| (*name, gpu.read_ref(place))).collect()
+        } else {
+            Vec::new()
+        };
+        here.gradients(|name, _, expected| {
+            let (_, found) = gradients.iter().find(|(found, _)| *found == name).expect("a gradient of that name");
+            let found: Vec<f32> = found.iter().map(|&g| g as f32).collect();
+            assert_same_bits(&found, expected, &format!("{name}, {context}"));
+        });
+        here.apply(&cpu, |_| {}).expect("nothing to apply");
+        same_state(&gpu, &mut there, &here, &context);
+    }
+    // -- encode and decode, in more rows than a step may have
+    let x = rows(2 * count + 3, width, 77);
+    let mut codes = vec![0; 2 * count + 3];
+    here.encode(&cpu, mat(&x, codes.len(), width), None, &mut codes).expect("shapes");
+    let mut found = gpu.room(codes.len());
+    there.encode(&gpu, &gpu.mat(&x, codes.len(), width), None, &mut found).expect("shapes");
+    assert_eq!(gpu.read(&found), codes);
+    let mut output = vec![0.0; x.len()];
+    here.decode(&cpu, &codes, crate::common::mat_mut(&mut output, codes.len(), width)).expect("shapes");
+    let mut device_output = gpu.mat_room(codes.len(), width);
+    there.decode(&gpu, &found.as_ref(), &mut device_output).expect("shapes");
+    assert_same_bits(&gpu.read_mat(&mut device_output), &output, "decoded");
+    // -- and back
+    let mut back = Quantizer::new(config, Initial::Normal).expect("a configuration");
+    let copy = |address, bytes: &mut [u8]| {
+        bytes.copy_from_slice(&gpu.bytes(address, bytes.len()));
+        Ok(())
+    };
+    there.read(&mut back, copy).expect("a state");
+    same_state(&gpu, &mut there, &back, "read back");
+    assert_eq!(back.step(), steps);
+    gpu.assert_all_ran("quantizer");
+}
+
+fn same_state(gpu: &Gpu, there: &mut DeviceQuantizer, here: &Quantizer, context: &str) {
+    let state = here.state();
+    for (name, place) in there.state_mut() {
+        let context = format!("{name}, {context}");
+        match (place, state.iter().find(|(found, _)| *found == name).map(|(_, values)| *values)) {
+            (DeviceState::F32(place), Some(StateRef::F32(values))) => {
+                assert_same_bits(&gpu.read(&place), values, &context)
+            }
+            (DeviceState::F64(place), Some(StateRef::F64(values))) => {
+                assert_same_bits64(&gpu.read(&place), values, &context);
+            }
+            _ => panic!("{context}: no such tensor"),
+        }
+    }
+    // Everything but the step's number has a place.
+    assert_eq!(there.state_mut().len() + 1, state.len(), "{context}");
+}
+
+fn config() -> Config {
+    // Patience of half a hit: codes are judged within the test.
+    let rule = Rule { patience: 0.5, ..Rule::default() };
+    Config { inputs: 20, dim: 6, codes: 300, restart: Some(rule), ..Config::default() }
+}
+
+#[test]
+fn moving_averages_factorized() {
+    twins(config(), 70, 8);
+}
+
+#[test]
+fn moving_averages_plain_with_rotation() {
+    twins(Config { inputs: 9, dim: 9, factorize: false, estimator: Estimator::Rotation, ..config() }, 70, 6);
+}
+
+#[test]
+fn frozen_and_more_rows_than_a_block() {
+    let config = Config { learner: Learner::Frozen, restart: None, estimator: Estimator::Rotation, ..config() };
+    twins(Config { codes: 40, dim: 4, inputs: 7, ..config }, 1100, 3);
+}
+
+#[test]
+fn what_the_device_does_not_know_is_refused() {
+    let gpu = Gpu::default();
+    let learned = Config { learner: Learner::Gradient, ..config() };
+    let plain = Config { normalize: false, ..config() };
+    for config in [learned, plain, Config { codes: 0, ..config() }, Config { decay: 1.5, ..config() }] {
+        refused(DeviceQuantizer::memory_len(&gpu, &config, 10).map(drop));
+    }
+    refused(DeviceQuantizer::memory_len(&gpu, &config(), 0).map(drop));
+    refused(DeviceQuantizer::memory_len(&gpu, &config(), usize::MAX).map(drop));
+    let len = DeviceQuantizer::memory_len(&gpu, &config(), 10).expect("a configuration");
+    refused(DeviceQuantizer::new(&gpu, config(), 10, gpu.room(len - 1)).map(drop));
+    let mut quantizer = DeviceQuantizer::new(&gpu, config(), 10, gpu.room(len)).expect("a configuration");
+    let other = Quantizer::new(Config { codes: 299, ..config() }, Initial::Normal).expect("a configuration");
+    refused(quantizer.write(&other, |_, _| Ok(())));
+    let head = |_: &Gpu, _: &DeviceMatRef, _: &mut DeviceMatMut| Ok(());
+    refused(quantizer.train_step(&gpu, &gpu.mat(&[0.0; 11 * 20], 11, 20), None, head));
+    refused(quantizer.train_step(&gpu, &gpu.mat(&[0.0; 10 * 19], 10, 19), None, head));
+    refused(quantizer.train_step(&gpu, &gpu.mat(&[0.0; 200], 10, 20), Some(&gpu.slice(&[1.0; 9])), head));
+    quantizer.train_step(&gpu, &gpu.mat(&[], 0, 20), None, head).expect("no rows");
+    refused(quantizer.encode(&gpu, &gpu.mat(&[0.0f32; 20], 1, 20), None, &mut gpu.room(2)));
+    refused(quantizer.decode(&gpu, &gpu.slice(&[1, 2]), &mut gpu.mat_room(3, 20)));
+}
