@@ -13,22 +13,22 @@ use crate::limit::{Copies, Limit};
 use crate::{Op, Options};
 
 /// Width of the rows that are projected: an encoder's.
-const INPUTS: usize = 768;
+pub const INPUTS: usize = 768;
 /// Elements in any matrix here: 4 GiB of f32.
 const MOST_ELEMENTS: usize = 1 << 30;
 /// Multiply-adds in a check against the slow reference: well below a second.
 const CHECK_WORK: usize = 1 << 26;
 /// Decay of the moving averages.
-const DECAY: f64 = 0.99;
+pub const DECAY: f64 = 0.99;
 
 /// Extents and settings that make sense.
 #[derive(Clone, Copy)]
 pub struct Size {
-    rows: usize,
-    codes: usize,
-    dim: usize,
-    metric: Metric,
-    seed: u64,
+    pub rows: usize,
+    pub codes: usize,
+    pub dim: usize,
+    pub metric: Metric,
+    pub seed: u64,
 }
 
 impl Size {
@@ -199,7 +199,7 @@ fn verify(fact: bool, otherwise: &str) -> Result<(), Failure> {
 }
 
 /// Standard normal numbers, of which no row is a row of zeros.
-fn normal(seed: u64, stream: u64, rows: usize, cols: usize) -> Result<Vec<f32>, Failure> {
+pub fn normal(seed: u64, stream: u64, rows: usize, cols: usize) -> Result<Vec<f32>, Failure> {
     let mut values = zeros(rows * cols)?;
     let mut rng = Rng::new(seed, stream);
     values.iter_mut().for_each(|value| *value = rng.normal());
@@ -207,7 +207,7 @@ fn normal(seed: u64, stream: u64, rows: usize, cols: usize) -> Result<Vec<f32>, 
 }
 
 /// Rows of unit length, in random directions.
-fn unit_rows(cpu: &Cpu, seed: u64, stream: u64, rows: usize, cols: usize) -> Result<Vec<f32>, Failure> {
+pub fn unit_rows(cpu: &Cpu, seed: u64, stream: u64, rows: usize, cols: usize) -> Result<Vec<f32>, Failure> {
     let x = normal(seed, stream, rows, cols)?;
     let mut unit = zeros(rows * cols)?;
     ops::normalize(cpu, MatRef::new(&x, rows, cols)?, MatMut::new(&mut unit, rows, cols)?, None)?;

@@ -18,11 +18,17 @@
 //! Of FMAs each thread has the rate that one thread has alone; copies run on all threads. On `scalar`
 //! an FMA is one multiplication and one addition in f64, rounded to f32: at least that much is needed
 //! where the build target has no FMA.
+//!
+//! With `--features cuda`, `--device cuda:0` measures the twin on a GPU: replays of a captured graph between events, one
+//! line of JSON, with the share of codes that are not the CPU's (`wrong`); `project` is then with `normalize`. The
+//! limits stand in `benches/README.md`.
 
 #[path = "../common/mod.rs"]
 mod common;
 
 mod cases;
+#[cfg(feature = "cuda")]
+mod device;
 mod limit;
 
 use core::time::Duration;
@@ -100,6 +106,9 @@ struct Options {
     /// Seed of the rows and codes.
     #[arg(long, default_value_t = 0)]
     seed: u64,
+    /// Where to run: cpu, or cuda:N (built with `--features cuda`).
+    #[arg(long, default_value = "cpu")]
+    device: String,
     /// Print one line of JSON.
     #[arg(long)]
     json: bool,
@@ -109,14 +118,12 @@ fn main() -> ExitCode {
     let options = Options::parse();
     run_main(|| {
         let size = Size::new(&options)?;
+        if options.device != "cpu" {
+            return on_device(&options, size);
+        }
         let processor = Processor::new(&options.isa, options.threads)?;
         let tally = Tally::default();
-        let way = match options.search {
-            Way::Auto => Search::Auto,
-            Way::F32 => Search::F32,
-            Way::Coarse => Search::Coarse,
-            Way::Pruned => Search::Pruned,
-        };
+        let way = Search::from(options.search);
         let cpu = processor.cpu().with_search(way).with_tally(&tally);
         let mut case = match options.op {
             Op::Search => cases::search(cpu, &tally, size)?,
@@ -153,6 +160,32 @@ fn main() -> ExitCode {
             100.0 * share,
         ))
     })
+}
+
+impl From<Way> for Search {
+    fn from(way: Way) -> Self {
+        match way {
+            Way::Auto => Self::Auto,
+            Way::F32 => Self::F32,
+            Way::Coarse => Self::Coarse,
+            Way::Pruned => Self::Pruned,
+        }
+    }
+}
+
+/// Measures on the device that `--device` names.
+fn on_device(options: &Options, size: Size) -> Result<(), Failure> {
+    let ordinal = options.device.strip_prefix("cuda:").and_then(|number| number.parse::<usize>().ok());
+    let Some(ordinal) = ordinal else {
+        return Err(Failure::new(format!("--device {}: give cpu, or cuda:0 for the first GPU", options.device)));
+    };
+    #[cfg(feature = "cuda")]
+    return print(&device::measure(options, size, ordinal, options.search.into())?.to_string());
+    #[cfg(not(feature = "cuda"))]
+    {
+        let _ = (size, ordinal);
+        Err(Failure::new("--device cuda: this was built without it; add --features cuda"))
+    }
 }
 
 /// What searches took, of the ways that `--search` names; none where the op does not search.
