@@ -226,9 +226,10 @@ extern "C" __global__ void exponent_finish(int* out) {
 
 extern "C" __global__ void __launch_bounds__(128) accumulate(
     const float* x, const u32* codes, const float* weights, u32 rows, u32 dim, u32 width, u32 count, int exponent,
-    u32 op, i64* totals, i64* sums, u32* left_out, Status* status) {
+    const int* exponent_there, u32 op, i64* totals, i64* sums, u32* left_out, Status* status) {
     Tile tile = tile_of(rows, width);
     if (tile.first >= rows) return;
+    if (exponent_there) exponent = *exponent_there;
     u32 lane = tile.lane;
     u64 row = tile.first + lane;
     u32 k = NO_CODE, limit = limit_bits(exponent);
@@ -376,8 +377,9 @@ extern "C" __global__ void __launch_bounds__(256) zero(u64 words, u32* room) {
 
 extern "C" __global__ void __launch_bounds__(256) update_means(
     double decay, const i64* totals, const i64* sums, u32 count, u32 dim, u32 width, int exponent,
-    const float* cluster_size, float* mean, float* direction) {
+    const int* exponent_there, const float* cluster_size, float* mean, float* direction) {
     Lane lane = lane_of(count, width);
+    if (exponent_there) exponent = *exponent_there;
     i64 n = totals[lane.row];
     lane.active = lane.active && n > 0;
     if (!__any_sync(ALL, lane.active)) return;

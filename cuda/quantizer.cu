@@ -1,5 +1,6 @@
 // What a training step needs between its ops: src/cuda/quantizer.rs.
 #include "common/lanes.cuh"
+#include "common/powers.cuh"
 
 // Rows that are not finite are not trained on: they get no code.
 extern "C" __global__ void __launch_bounds__(256) mask_rows(const float* seen, u32 rows, u32 dim, u32 width, u32* codes) {
@@ -86,4 +87,45 @@ extern "C" __global__ void report_words(const Part* parts, u32 count, const doub
     words[7] = active ? active[0] : 0;
     words[8] = restart ? restart[0] : 0;
     words[9] = restart ? restart[1] : 0;
+}
+
+// No code is hit: every place of the list is free.
+extern "C" __global__ void __launch_bounds__(256) clear_list(u32 len, u32* list) {
+    u64 at = (u64)blockIdx.x * blockDim.x + threadIdx.x;
+    if (at < len) list[at] = NO_CODE;
+}
+
+// Hit codes, ascending: `place` numbers them, NO_CODE for the others.
+extern "C" __global__ void __launch_bounds__(256) list_hits(const u32* place, u32 codes, u32 len, u32* list) {
+    u64 k = (u64)blockIdx.x * blockDim.x + threadIdx.x;
+    if (k < codes && place[k] < len) list[place[k]] = (u32)k;
+}
+
+// The codebook term's gradient at each listed code of weight n and sum S, 2 w (n e - S) / (total · dim); zeros where the
+// list is free.
+extern "C" __global__ void __launch_bounds__(256) code_gradients(const i64* weights, const i64* sums, int exponent,
+                                                                 const int* exponent_there, const u32* list, u32 len,
+                                                                 u32 dim, const float* codebook, const double* total,
+                                                                 double weight, float* gradients) {
+    u64 at = (u64)blockIdx.x * blockDim.x + threadIdx.x;
+    if (at >= (u64)len * dim) return;
+    if (exponent_there) exponent = *exponent_there;
+    u32 k = list[at / dim];
+    float gradient = 0.0f;
+    if (k != NO_CODE) {
+        u64 element = (u64)k * dim + at % dim;
+        double elements = *total * (double)dim, scale = elements > 0.0 ? 2.0 * weight / elements : 0.0;
+        double n = (double)weights[k] * wide_power_of_two(-40), s = (double)sums[element] * wide_power_of_two(exponent - 40);
+        gradient = (float)(scale * (n * (double)codebook[element] - s));
+    }
+    gradients[at] = gradient;
+}
+
+// Row i to the table's row list[i]; nowhere where the list is free.
+extern "C" __global__ void __launch_bounds__(256) scatter_rows(const u32* list, u32 len, u32 dim, const float* rows,
+                                                               float* table) {
+    u64 at = (u64)blockIdx.x * blockDim.x + threadIdx.x;
+    if (at >= (u64)len * dim) return;
+    u32 k = list[at / dim];
+    if (k != NO_CODE) table[(u64)k * dim + at % dim] = rows[at];
 }

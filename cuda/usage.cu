@@ -133,6 +133,7 @@ extern "C" __global__ void __launch_bounds__(1024) compact_check(const u32* rema
     if (bad != NO_CODE) atomicMin(&worst, bad);
     __syncthreads();
     if (bad != NO_CODE && bad == worst) refuse(status, BAD_REMAP, op, bad, bad_new, bad_next);
+    if (threadIdx.x == 0) status->bad_remap = worst != NO_CODE;
 }
 
 // Moves kept rows of `words` words each, `width` threads a row, where the check found nothing.
@@ -140,7 +141,7 @@ template <typename T>
 __device__ __forceinline__ void compact(
     const T* table, const u32* remap, u32 count, u64 words, u32 width, T* out, u32 places, const Status* status) {
     Lane lane = lane_of(count, width);
-    if (!lane.active || status->kind == BAD_REMAP) return;
+    if (!lane.active || status->bad_remap) return;
     u32 to = remap[lane.row];
     if (to >= places) return;
     for (u64 i = lane.at; i < words; i += width) out[to * words + i] = table[lane.row * words + i];

@@ -7,15 +7,16 @@
 //!
 //! Kernels are PTX text in this crate, compiled by the driver when they are first used: neither building nor
 //! running needs a CUDA toolkit, and a missing driver is an [`Error`](crate::Error). Everything is asynchronous on the caller's
-//! stream; outputs and workspaces are the caller's; nothing is allocated, so that all of it can be
-//! captured in a graph (after [`Device::load`]).
+//! stream; outputs and workspaces are the caller's, and nothing is allocated. So all of it can be captured in a graph:
+//! after [`Device::load`], with views that were made before the capture began and live until it has ended (cudarc orders
+//! streams by events when views come and go); memory, stream and device must outlive the graph.
 //!
 //! ```rust,no_run
 //! fn nearest(x: &[f32], codes: &[f32], dim: usize) -> Result<Vec<u32>, Box<dyn std::error::Error>> {
 //!     use vq_kernels::cuda::{Device, DeviceMatRef, DeviceMut, DeviceRef, PackedDeviceCodebook, ops};
 //!     use vq_kernels::{Metric, ops::Search};
 //!
-//!     let mut stream = Device::probe(0)?.stream()?; // no driver, no device, too old: each its own error
+//!     let stream = Device::probe(0)?.stream()?; // no driver, no device, too old: each its own error
 //!     let (rows, count) = (x.len() / dim, codes.len() / dim);
 //!     let cuda = stream.raw().clone(); // cudarc's stream: the memory is yours
 //!     let (x, codes) = (cuda.clone_htod(x)?, cuda.clone_htod(codes)?);
@@ -44,6 +45,9 @@ pub mod ops;
 pub mod quantizer;
 mod queue;
 pub mod status;
+
+/// The version of cudarc whose streams and memory these are.
+pub use cudarc;
 
 pub use codebook::PackedDeviceCodebook;
 pub use device::{Device, Stream};

@@ -29,8 +29,9 @@ __device__ __forceinline__ bool is_finite(float x) { return (__float_as_uint(x) 
 struct Status {
     u32 kind;
     u32 op;
-    u32 arg;
     u32 pad;
+    // Whether the last check of a remap refused it.
+    u32 bad_remap;
     u64 index;
     u32 code;
     u32 codes;

@@ -63,20 +63,15 @@ impl Bench {
     }
 
     fn upload<T: bytemuck::Pod>(&mut self, data: &[T]) -> Result<DeviceRef<'static, T>, Failure> {
-        let room = self.room::<T>(data.len())?;
-        // SAFETY: the room has as many bytes; the call returns when they are there.
-        let copied = unsafe { cudarc::driver::result::memcpy_htod_sync(room.address(), data) };
-        copied.map_err(|error| Failure::new(format!("{error}")))?;
+        let mut room = self.room::<T>(data.len())?;
+        self.stream.write(&mut room, data)?;
         // SAFETY: as in `room`; nobody writes it from now on.
         Ok(unsafe { DeviceRef::from_raw(room.address(), room.len()) })
     }
 
     fn read<T: bytemuck::Pod + Default>(&self, view: &DeviceMut<T>) -> Result<Vec<T>, Failure> {
         let mut data = vec![T::default(); view.len()];
-        self.stream.raw().synchronize().map_err(|error| Failure::new(format!("{error}")))?;
-        // SAFETY: the view has as many elements, and all work is done.
-        let copied = unsafe { cudarc::driver::result::memcpy_dtoh_sync(&mut data, view.address()) };
-        copied.map_err(|error| Failure::new(format!("{error}")))?;
+        self.stream.read(&view.as_ref(), &mut data)?;
         Ok(data)
     }
 

@@ -117,16 +117,23 @@ impl<'a> PackedDeviceCodebook<'a> {
         same("pack", "length of storage", Self::storage_len(codes, dim, metric)?, storage.len())?;
         storage.aligned(16)?;
         let (layout, places) = (Layout::of(dim), Places::of(codes, dim, metric));
-        let mut packed = Self { codebook, storage, metric, layout, places };
-        packed.repack(queue)?;
+        let packed = Self { codebook, storage, metric, layout, places };
+        packed.pack_all(queue)?;
         Ok(packed)
     }
 
-    /// Packs again, after the codes have changed.
+    /// Packs a changed codebook of the same shape again; it is what search and gather then read.
     ///
     /// # Errors
-    /// What the queue refuses.
-    pub fn repack(&mut self, queue: &impl Queue) -> Result<()> {
+    /// [`Error::Shape`] where the shape differs; what the queue refuses.
+    pub fn repack(&mut self, queue: &impl Queue, codebook: DeviceMatRef<'a>) -> Result<()> {
+        same("repack", "number of codes", self.codes(), codebook.rows())?;
+        same("repack", "dim", self.dim(), codebook.cols())?;
+        self.codebook = codebook;
+        self.pack_all(queue)
+    }
+
+    fn pack_all(&self, queue: &impl Queue) -> Result<()> {
         const THREADS: u32 = 128;
         let (codes, dim) = (self.codes(), self.dim());
         let padded = codes.next_multiple_of(PADDING);
@@ -172,7 +179,7 @@ impl<'a> PackedDeviceCodebook<'a> {
     }
 
     fn at(&self, word: usize) -> Arg {
-        Arg::U64(self.storage.address() + 4 * word as u64)
+        self.storage.arg(4 * word)
     }
 
     pub(crate) fn header(&self) -> Arg {
@@ -187,14 +194,14 @@ impl<'a> PackedDeviceCodebook<'a> {
     pub(crate) fn half_norms(&self) -> Arg {
         match self.metric {
             Metric::L2 => self.at(self.places.half_norms),
-            Metric::Cosine => Arg::U64(0),
+            Metric::Cosine => Arg::NONE,
         }
     }
 
     pub(crate) fn scaled_half_norms(&self) -> Arg {
         match self.metric {
             Metric::L2 => self.at(self.places.scaled),
-            Metric::Cosine => Arg::U64(0),
+            Metric::Cosine => Arg::NONE,
         }
     }
 }

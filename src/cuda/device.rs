@@ -8,13 +8,15 @@ use std::string::String;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::vec::Vec;
 
+use bytemuck::Pod;
 use cudarc::driver::sys::{self, CUdevice_attribute, CUfunction, CUjit_option, CUmodule, CUresult};
-use cudarc::driver::{CudaContext, CudaSlice, CudaStream, DriverError, result};
+use cudarc::driver::{CudaContext, CudaSlice, CudaStream, DevicePtr, DriverError, result};
 
 use super::error::CudaError;
+use super::memory::{DeviceMut, DeviceRef};
 use super::queue::{Arg, Grid, Image, Kernel, Queue};
 use super::status::{self, STATUS_WORDS};
-use crate::error::Result;
+use crate::error::{Result, same};
 
 /// The kernels are compiled for compute capability 8.0 …
 const CAPABILITY: (i32, i32) = (8, 0);
@@ -54,6 +56,10 @@ impl Device {
     pub fn probe(ordinal: usize) -> Result<Self> {
         if !driver_present() {
             return Err(CudaError::DriverMissing.into());
+        }
+        // cudarc narrows it to an i32.
+        if i32::try_from(ordinal).is_err() {
+            return Err(CudaError::NoDevice { ordinal }.into());
         }
         match CudaContext::new(ordinal) {
             Ok(context) => Self::of(context),
@@ -105,13 +111,20 @@ impl Device {
         Stream::on(self, self.context.new_stream()?)
     }
 
-    /// Loads all kernels now, rather than each at its first launch: before a graph is captured.
+    /// Loads all kernels now, rather than each at its first launch: for graphs, during whose capture nothing may be
+    /// loaded.
     ///
     /// # Errors
     /// [`CudaError::Image`] with what the driver's compiler said.
     pub fn load(&self) -> Result<()> {
         self.context.bind_to_thread()?;
-        super::images::IMAGES.iter().try_for_each(|image| self.with_module(image, |_| Ok(())))
+        super::images::IMAGES.iter().try_for_each(|image| {
+            self.with_module(image, |module| {
+                // `.visible .entry name(`: a driver may load a kernel only when it is asked for by name.
+                let entries = image.ptx.split(".visible .entry ").skip(1);
+                entries.filter_map(|rest| rest.split('(').next()).try_for_each(|name| module.function(name).map(drop))
+            })
+        })
     }
 
     fn with_module<T>(&self, image: &'static Image, use_it: impl FnOnce(&mut Module) -> Result<T>) -> Result<T> {
@@ -179,8 +192,8 @@ impl Module {
 
 impl Drop for Module {
     fn drop(&mut self) {
-        // Nothing can be done about a failure here; the context frees what is left.
-        if self.context.bind_to_thread().is_ok() {
+        // Nothing can be done about a failure here; the context frees what is left. Kernels may still run.
+        if self.context.bind_to_thread().is_ok() && self.context.synchronize().is_ok() {
             // SAFETY: the module is loaded, and its functions are not used after this.
             let _ = unsafe { result::module::unload(self.module) };
         }
@@ -194,8 +207,9 @@ impl Drop for Module {
 pub struct Stream {
     device: Device,
     stream: Arc<CudaStream>,
-    status: CudaSlice<u32>,
-    status_address: u64,
+    // Kept for its address, which kernels note refusals at.
+    _status: CudaSlice<u32>,
+    status: u64,
 }
 
 impl Stream {
@@ -208,12 +222,9 @@ impl Stream {
         if stream.context().cu_ctx() != device.context.cu_ctx() {
             return Err(CudaError::OtherContext.into());
         }
-        let status = stream.alloc_zeros::<u32>(STATUS_WORDS)?;
-        let status_address = {
-            use cudarc::driver::DevicePtr;
-            status.device_ptr(&stream).0
-        };
-        Ok(Self { device: device.clone(), stream, status, status_address })
+        let words = stream.alloc_zeros::<u32>(STATUS_WORDS)?;
+        let status = words.device_ptr(&stream).0;
+        Ok(Self { device: device.clone(), stream, _status: words, status })
     }
 
     /// The device.
@@ -230,14 +241,45 @@ impl Stream {
     ///
     /// # Errors
     /// As the ops' [status](super::status::decode); [`CudaError::Driver`] where the work itself failed.
-    pub fn check(&mut self) -> Result<()> {
+    pub fn check(&self) -> Result<()> {
         let mut words = [0u32; STATUS_WORDS];
-        self.stream.memcpy_dtoh(&self.status, &mut words)?;
-        self.stream.synchronize()?;
+        // SAFETY: the stream's own words, which live as long as it does.
+        let view = unsafe { DeviceRef::from_raw(self.status, STATUS_WORDS) };
+        self.read(&view, &mut words)?;
+        // What guards of cudarc's memory could not return.
+        self.device.context.check_err()?;
         if words[0] != 0 {
-            self.stream.memset_zeros(&mut self.status)?;
+            // SAFETY: as above.
+            let mut view = unsafe { DeviceMut::from_raw(self.status, STATUS_WORDS) };
+            self.write(&mut view, &[0; STATUS_WORDS])?;
         }
         status::decode(words)
+    }
+
+    /// Copies all of `view` into `values`, once all work before is done.
+    ///
+    /// # Errors
+    /// [`Error::Shape`](crate::Error::Shape) where the lengths differ; [`CudaError::Driver`].
+    pub fn read<T: Pod>(&self, view: &DeviceRef<T>, values: &mut [T]) -> Result<()> {
+        same("read", "number of values", view.len(), values.len())?;
+        self.device.context.bind_to_thread()?;
+        // SAFETY: the view is readable for as many elements, by its maker's claim; the copy has its place among the
+        // stream's work, and is done before `values` is used.
+        unsafe { result::memcpy_dtoh_async(values, view.address(), self.stream.cu_stream()) }?;
+        Ok(self.stream.synchronize()?)
+    }
+
+    /// Copies `values` over all of `view`, after all work before and before all that follows.
+    ///
+    /// # Errors
+    /// [`Error::Shape`](crate::Error::Shape) where the lengths differ; [`CudaError::Driver`].
+    pub fn write<T: Pod>(&self, view: &mut DeviceMut<T>, values: &[T]) -> Result<()> {
+        same("write", "number of values", view.len(), values.len())?;
+        self.device.context.bind_to_thread()?;
+        // SAFETY: the view is writable for as many elements, by its maker's claim; the copy has its place among the
+        // stream's work, and is done before `values` can change.
+        unsafe { result::memcpy_htod_async(view.address(), values, self.stream.cu_stream()) }?;
+        Ok(self.stream.synchronize()?)
     }
 
     pub(crate) fn check_context(&self, other: &Arc<CudaStream>) -> Result<()> {
@@ -251,13 +293,17 @@ impl Stream {
 // SAFETY: the driver runs kernels of a stream in their order, on the arguments' bytes.
 unsafe impl Queue for Stream {
     unsafe fn launch(&self, kernel: Kernel, grid: Grid, args: &[Arg]) -> Result<()> {
+        let strange = |arg: &Arg| matches!(arg, Arg::Address { owner, .. } if *owner != 0 && *owner != self.id());
+        if args.iter().any(strange) {
+            return Err(CudaError::OtherStream.into());
+        }
         self.device.context.bind_to_thread()?;
         let function = self.device.with_module(kernel.image, |module| module.function(kernel.name))?;
         let mut pointers: Vec<*mut c_void> = args
             .iter()
             .map(|arg| match arg {
                 Arg::U32(value) => core::ptr::from_ref(value).cast_mut().cast(),
-                Arg::U64(value) => core::ptr::from_ref(value).cast_mut().cast(),
+                Arg::U64(value) | Arg::Address { address: value, .. } => core::ptr::from_ref(value).cast_mut().cast(),
                 Arg::F32(value) => core::ptr::from_ref(value).cast_mut().cast(),
                 Arg::F64(value) => core::ptr::from_ref(value).cast_mut().cast(),
             })
@@ -283,8 +329,13 @@ unsafe impl Queue for Stream {
         Ok(launched.result()?)
     }
 
+    fn id(&self) -> u64 {
+        // The legacy default stream is the null handle.
+        (self.stream.cu_stream() as u64).max(1)
+    }
+
     fn status(&self) -> u64 {
-        self.status_address
+        self.status
     }
 
     fn processors(&self) -> u32 {

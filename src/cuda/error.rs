@@ -42,6 +42,8 @@ pub enum CudaError {
     OutOfMemory,
     /// A buffer belongs to another context, and so maybe to another device, than the stream.
     OtherContext,
+    /// A view was made for another stream than the one that was to use it.
+    OtherStream,
     /// An address is not aligned as the kernels read it.
     Misaligned {
         /// What the address must be a multiple of, in bytes.
@@ -71,6 +73,7 @@ impl core::fmt::Display for CudaError {
             Self::Image { name, log } => write!(f, "the driver does not take the kernels of {name}: {log}"),
             Self::OutOfMemory => write!(f, "the device is out of memory"),
             Self::OtherContext => write!(f, "a buffer belongs to another context than the stream"),
+            Self::OtherStream => write!(f, "a view was made for another stream: make one for each stream"),
             Self::Misaligned { alignment } => write!(f, "an address is not a multiple of {alignment} bytes"),
             Self::Driver(code) => write!(f, "the driver refused with CUresult {code}"),
         }

@@ -20,7 +20,7 @@ const TILE_THREADS: u32 = 128;
 /// directions. `seen` is moved on; the statistics are left as they are, to be cleared.
 ///
 /// # Errors
-/// [`Error::Shape`] where the extents differ.
+/// [`Error::Shape`] where the extents differ, [`Error::Config`] for an exponent that only the device knows.
 pub fn move_centres(
     queue: &impl Queue,
     statistics: &DeviceStatistics,
@@ -34,6 +34,7 @@ pub fn move_centres(
     same(OP, "length of seen", codes, seen.len())?;
     same(OP, "rows of centres", codes, centres.rows())?;
     same(OP, "columns of centres", dim, centres.cols())?;
+    statistics.known()?;
     if codes == 0 {
         return Ok(());
     }

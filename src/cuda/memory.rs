@@ -6,12 +6,14 @@ use cudarc::driver::{DevicePtr, DevicePtrMut, SyncOnDrop};
 
 use super::device::Stream;
 use super::error::CudaError;
+use super::queue::{Arg, Queue};
 use crate::error::{Error, Result, same};
 
 /// A shared view of `len` elements on a device.
 pub struct DeviceRef<'a, T> {
     address: u64,
     len: usize,
+    owner: u64,
     // cudarc's ordering of streams: records the use of the memory when the view ends.
     _guard: Option<SyncOnDrop<'a>>,
     elements: PhantomData<&'a T>,
@@ -21,6 +23,7 @@ pub struct DeviceRef<'a, T> {
 pub struct DeviceMut<'a, T> {
     address: u64,
     len: usize,
+    owner: u64,
     _guard: Option<SyncOnDrop<'a>>,
     elements: PhantomData<&'a mut T>,
 }
@@ -33,16 +36,16 @@ impl<'a, T> DeviceRef<'a, T> {
     pub fn new(memory: &'a impl DevicePtr<T>, stream: &'a Stream) -> Result<Self> {
         stream.check_context(memory.stream())?;
         let (address, guard) = memory.device_ptr(stream.raw());
-        Ok(Self { address, len: memory.len(), _guard: Some(guard), elements: PhantomData })
+        Ok(Self { address, len: memory.len(), owner: stream.id(), _guard: Some(guard), elements: PhantomData })
     }
 
     /// Memory of any owner.
     ///
     /// # Safety
-    /// As long as work that was given the view is under way, `len` elements from `address` on are readable
-    /// by the device, initialized, and written by nobody else.
+    /// As long as work that was given the view is under way, `len` elements from `address` on, aligned as `T` is, are
+    /// readable by the device, initialized, and written by nobody else.
     pub unsafe fn from_raw(address: u64, len: usize) -> Self {
-        Self { address, len, _guard: None, elements: PhantomData }
+        Self { address, len, owner: 0, _guard: None, elements: PhantomData }
     }
 
     /// Number of elements.
@@ -60,11 +63,16 @@ impl<'a, T> DeviceRef<'a, T> {
         self.address
     }
 
+    /// As a kernel's argument, from byte `offset` on.
+    pub(crate) fn arg(&self, offset: usize) -> Arg {
+        Arg::Address { address: self.address + offset as u64, owner: self.owner }
+    }
+
     /// Elements `first .. first + len`, cut to those that exist.
     pub fn range(&self, first: usize, len: usize) -> DeviceRef<'_, T> {
         let first = first.min(self.len);
         let address = self.address + (first * size_of::<T>()) as u64;
-        DeviceRef { address, len: len.min(self.len - first), _guard: None, elements: PhantomData }
+        DeviceRef { address, len: len.min(self.len - first), owner: self.owner, _guard: None, elements: PhantomData }
     }
 }
 
@@ -77,16 +85,16 @@ impl<'a, T> DeviceMut<'a, T> {
         stream.check_context(memory.stream())?;
         let len = memory.len();
         let (address, guard) = memory.device_ptr_mut(stream.raw());
-        Ok(Self { address, len, _guard: Some(guard), elements: PhantomData })
+        Ok(Self { address, len, owner: stream.id(), _guard: Some(guard), elements: PhantomData })
     }
 
     /// Memory of any owner.
     ///
     /// # Safety
-    /// As long as work that was given the view is under way, `len` elements from `address` on are
+    /// As long as work that was given the view is under way, `len` elements from `address` on, aligned as `T` is, are
     /// readable and writable by the device, and used by nobody else.
     pub unsafe fn from_raw(address: u64, len: usize) -> Self {
-        Self { address, len, _guard: None, elements: PhantomData }
+        Self { address, len, owner: 0, _guard: None, elements: PhantomData }
     }
 
     /// Number of elements.
@@ -104,15 +112,40 @@ impl<'a, T> DeviceMut<'a, T> {
         self.address
     }
 
+    /// As a kernel's argument, from byte `offset` on.
+    pub(crate) fn arg(&self, offset: usize) -> Arg {
+        self.as_ref().arg(offset)
+    }
+
+    /// Elements of another type from byte `offset` on, for as long as the memory itself.
+    ///
+    /// # Safety
+    /// They are within this view, and used by no other view at the same time.
+    pub(crate) unsafe fn place<U>(&self, offset: usize, len: usize) -> DeviceMut<'a, U> {
+        let (address, owner) = (self.address + offset as u64, self.owner);
+        DeviceMut { address, len, owner, _guard: None, elements: PhantomData }
+    }
+
+    /// The same elements, only read from now on.
+    pub(crate) fn shared(self) -> DeviceRef<'a, T> {
+        DeviceRef {
+            address: self.address,
+            len: self.len,
+            owner: self.owner,
+            _guard: self._guard,
+            elements: PhantomData,
+        }
+    }
+
     /// A shared view of the same elements.
     pub fn as_ref(&self) -> DeviceRef<'_, T> {
-        DeviceRef { address: self.address, len: self.len, _guard: None, elements: PhantomData }
+        DeviceRef { address: self.address, len: self.len, owner: self.owner, _guard: None, elements: PhantomData }
     }
 
     /// Elements `first .. first + len`, cut to those that exist.
     pub fn range(&mut self, first: usize, len: usize) -> DeviceMut<'_, T> {
-        let DeviceRef { address, len, .. } = self.as_ref().range(first, len);
-        DeviceMut { address, len, _guard: None, elements: PhantomData }
+        let DeviceRef { address, len, owner, .. } = self.as_ref().range(first, len);
+        DeviceMut { address, len, owner, _guard: None, elements: PhantomData }
     }
 
     /// Checks that the address is a multiple of `alignment`.
@@ -126,7 +159,7 @@ impl<'a, T> DeviceMut<'a, T> {
     /// `len` elements of another type from byte `offset` on: a part of a workspace.
     pub(crate) fn part<U>(&mut self, offset: usize, len: usize) -> DeviceMut<'_, U> {
         debug_assert!(offset + len * size_of::<U>() <= self.len * size_of::<T>());
-        DeviceMut { address: self.address + offset as u64, len, _guard: None, elements: PhantomData }
+        DeviceMut { address: self.address + offset as u64, len, owner: self.owner, _guard: None, elements: PhantomData }
     }
 }
 
@@ -204,8 +237,8 @@ impl<'a, T> DeviceMatMut<'a, T> {
     }
 
     /// All elements, row after row.
-    pub fn data(&mut self) -> &mut DeviceMut<'a, T> {
-        &mut self.data
+    pub fn data(&mut self) -> DeviceMut<'_, T> {
+        self.data.range(0, self.data.len())
     }
 
     /// The rows `first .. first + rows`, cut to those that exist.
@@ -213,6 +246,11 @@ impl<'a, T> DeviceMatMut<'a, T> {
         let first = first.min(self.rows);
         let rows = rows.min(self.rows - first);
         DeviceMatMut { data: self.data.range(first * self.cols, rows * self.cols), rows, cols: self.cols }
+    }
+
+    /// The same elements, only read from now on.
+    pub(crate) fn shared(self) -> DeviceMatRef<'a, T> {
+        DeviceMatRef { data: self.data.shared(), rows: self.rows, cols: self.cols }
     }
 
     /// A shared view of the same elements.

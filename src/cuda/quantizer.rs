@@ -1,33 +1,32 @@
 //! The whole layer on a device: [`Quantizer`](crate::quantizer::Quantizer)'s `encode`, `decode` and training step, with the same bits.
 //!
-//! Codes are learned by moving averages or not at all ([`Learner::Ema`], [`Learner::Frozen`]), normalized, with restart,
-//! with or without factorization, by either estimator. A step launches kernels and returns: nothing waits, and nothing is
-//! allocated, as all state lies in one piece of the caller's memory. (In a captured graph, each replay restarts by the same
-//! step's permutation.)
+//! A step launches kernels and returns: nothing waits, and nothing is allocated, as all state lies in one piece of the
+//! caller's memory. The optimizer is the caller's: gradients are views of that memory, and where it changes codes or
+//! their projector, [`refresh_codes`](DeviceQuantizer::refresh_codes) follows. (In a captured graph, each replay restarts
+//! by the same step's permutation.)
 
 mod arena;
+mod codes;
+mod places;
 mod report;
 mod state;
+mod step;
 
 pub use report::{REPORT_WORDS, decode as decode_report};
 pub use state::DeviceState;
 
-use self::arena::{Arena, Layout, Place};
+use self::arena::{Arena, Place};
+use self::places::{LinearPlaces, Places};
 use super::codebook::PackedDeviceCodebook;
-use super::images::QUANTIZER;
 use super::memory::{DeviceMatMut, DeviceMatRef, DeviceMut, DeviceRef};
-use super::ops::ema::{DeviceActivity, DeviceStatistics, observe_scratch_len};
-use super::ops::loss::{Scale, squared_error_backward_by, squared_error_workspace_len};
-use super::ops::project::project_backward_weight_of;
-use super::ops::restart::{DeviceRestarted, restart_scratch_len};
+use super::ops::ema::{DeviceActivity, DeviceStatistics};
+use super::ops::restart::DeviceRestarted;
 use super::ops::{self, row_width};
-use super::queue::{Arg, Grid, Kernel, Queue};
-use crate::codebook::Metric;
+use super::queue::{Grid, Queue};
 use crate::element::Element;
 use crate::error::{Error, Result, same};
-use crate::ops::ROW_BLOCK;
 use crate::ops::search::Search;
-use crate::quantizer::{Config, Estimator, Learner};
+use crate::quantizer::Config;
 
 /// A vector quantizer whose state is on a device.
 pub struct DeviceQuantizer<'a> {
@@ -42,117 +41,6 @@ pub struct DeviceQuantizer<'a> {
     /// Rows of the last step.
     last: usize,
     step: u64,
-}
-
-/// Weight, bias and their gradients of a projection.
-#[derive(Clone, Copy)]
-struct LinearPlaces {
-    weight: Place<f32>,
-    bias: Place<f32>,
-    dweight: Place<f64>,
-    dbias: Place<f64>,
-    outputs: usize,
-    inputs: usize,
-}
-
-/// Where everything lies. What is not needed by the configuration has no elements.
-#[derive(Clone, Copy)]
-struct Places {
-    // -- state
-    codebook: Place<f32>,
-    mean: Place<f32>,
-    project_in: LinearPlaces,
-    project_out: LinearPlaces,
-    cluster_size: Place<f32>,
-    exposure: Place<f32>,
-    last_seen: Place<f64>,
-    rows_seen: Place<f64>,
-    // -- of a step
-    packed: Place<u32>,
-    code_weights: Place<i64>,
-    code_sums: Place<i64>,
-    z: Place<f32>,
-    unit: Place<f32>,
-    norms: Place<f32>,
-    codes: Place<u32>,
-    quantized: Place<f32>,
-    output: Place<f32>,
-    doutput: Place<f32>,
-    dquantized: Place<f32>,
-    dz: Place<f32>,
-    dx: Place<f32>,
-    codebook_total: Place<f64>,
-    commitment_total: Place<f64>,
-    scale: Place<f32>,
-    active: Place<u32>,
-    restarted: Place<DeviceRestarted>,
-    summary: Place<u32>,
-    parts: Place<u64>,
-    words: Place<u64>,
-    search: Place<u8>,
-    // -- scratch of one op at a time
-    floats: Place<f32>,
-    observed: Place<u64>,
-    restart: Place<u32>,
-}
-
-impl Places {
-    fn of(queue: &impl Queue, config: &Config, rows: usize) -> Result<(Self, usize)> {
-        let (k, dim, inputs) = (config.codes, config.dim, config.inputs);
-        let each = |cols: usize| rows.saturating_mul(cols);
-        let ema = config.learner == Learner::Ema;
-        let projected = |n: usize| if config.factorize { n } else { 0 };
-        let mut layout = Layout::default();
-        let codes = k * dim;
-        let mut linear = |outputs: usize, inputs: usize| LinearPlaces {
-            weight: layout.place(projected(outputs * inputs)),
-            bias: layout.place(projected(outputs)),
-            dweight: layout.place(projected(outputs * inputs)),
-            dbias: layout.place(projected(outputs)),
-            outputs,
-            inputs,
-        };
-        let (project_in, project_out) = (linear(dim, inputs), linear(inputs, dim));
-        let gradient_room = ops::project_backward_weight_workspace_len(rows, inputs, dim)
-            .max(ops::project_backward_weight_workspace_len(rows, dim, inputs));
-        let restarts = config.restart.is_some();
-        let places = Self {
-            project_in,
-            project_out,
-            codebook: layout.place(codes),
-            mean: layout.place(if ema { codes } else { 0 }),
-            cluster_size: layout.place(k),
-            exposure: layout.place(k),
-            last_seen: layout.place(k),
-            rows_seen: layout.place(1),
-            packed: layout.place(PackedDeviceCodebook::storage_len(k, dim, Metric::Cosine)?),
-            code_weights: layout.place(k),
-            code_sums: layout.place(codes),
-            z: layout.place(projected(each(dim))),
-            unit: layout.place(each(dim)),
-            norms: layout.place(rows),
-            codes: layout.place(rows),
-            quantized: layout.place(each(dim)),
-            output: layout.place(projected(each(inputs))),
-            doutput: layout.place(each(inputs)),
-            dquantized: layout.place(each(dim)),
-            dz: layout.place(each(dim)),
-            dx: layout.place(projected(each(inputs))),
-            codebook_total: layout.place(2),
-            commitment_total: layout.place(2),
-            scale: layout.place(1),
-            active: layout.place(1),
-            restarted: layout.place(if restarts { rows.min(k) } else { 0 }),
-            summary: layout.place(2),
-            parts: layout.place(2 * rows.div_ceil(ROW_BLOCK).max(1)),
-            words: layout.place(REPORT_WORDS),
-            search: layout.place(ops::search_room(queue, rows, dim)),
-            floats: layout.place(projected(gradient_room).max(squared_error_workspace_len(rows))),
-            observed: layout.place(observe_scratch_len()),
-            restart: layout.place(if restarts { restart_scratch_len(rows, k) } else { 0 }),
-        };
-        Ok((places, layout.end))
-    }
 }
 
 impl<'a> DeviceQuantizer<'a> {
@@ -176,14 +64,7 @@ impl<'a> DeviceQuantizer<'a> {
         if rows == 0 {
             return Err(Error::Empty { op: "quantizer", arg: "rows" });
         }
-        ops::check_extent("quantizer", "rows", rows)?;
-        match (config.learner, config.normalize) {
-            (Learner::Ema | Learner::Frozen, true) => Ok(()),
-            _ => Err(Error::Config {
-                field: "learner, normalize",
-                expected: "Ema or Frozen, normalized: what the device's training step knows",
-            }),
-        }
+        ops::check_extent("quantizer", "rows", rows)
     }
 
     /// A quantizer in `memory`, of [`memory_len`](Self::memory_len) bytes. Its weights and codes are written by
@@ -191,8 +72,7 @@ impl<'a> DeviceQuantizer<'a> {
     /// [`refresh`](Self::refresh); its averages start at zero.
     ///
     /// # Errors
-    /// [`Error::Config`] for settings that contradict each other or that the device does not know,
-    /// [`Error::Empty`] and [`Error::TooLarge`] for shapes that no codebook may have, [`Error::Shape`] where
+    /// [`Error::Config`] for settings that contradict each other, [`Error::Empty`] and [`Error::TooLarge`] for shapes that no codebook may have, [`Error::Shape`] where
     /// `memory` has another length.
     pub fn new(queue: &impl Queue, config: Config, rows: usize, memory: DeviceMut<'a, u8>) -> Result<Self> {
         same("quantizer", "length of memory", Self::memory_len(queue, &config, rows)?, memory.len())?;
@@ -204,8 +84,9 @@ impl<'a> DeviceQuantizer<'a> {
         let (weights, sums) = (arena.at(places.code_weights), arena.at(places.code_sums));
         let statistics = DeviceStatistics::new_in(queue, weights, sums, dim, 0)?;
         ops::zero(queue, &mut arena.at(places.codebook))?;
-        let codebook = shared(arena.mat(places.codebook, codes, dim)?);
-        let packed = PackedDeviceCodebook::pack(queue, codebook, Metric::Cosine, arena.at(places.packed))?;
+        ops::zero(queue, &mut arena.at(places.words))?;
+        let codebook = arena.mat(places.codebook, codes, dim)?.shared();
+        let packed = PackedDeviceCodebook::pack(queue, codebook, config.metric(), arena.at(places.packed))?;
         Ok(Self { config, arena, places, packed, statistics, activity, rows, last: 0, step: 0 })
     }
 
@@ -226,35 +107,36 @@ impl<'a> DeviceQuantizer<'a> {
 
     /// The last step's codes, one for each row.
     pub fn last_codes(&self) -> DeviceRef<'_, u32> {
-        slice(self.arena.first(self.places.codes, self.last))
+        self.arena.first(self.places.codes, self.last).shared()
     }
 
     /// The last step's output, `[rows, inputs]`.
     pub fn last_output(&self) -> DeviceRef<'_, f32> {
-        slice(self.arena.first(self.output(), self.last * self.config.inputs))
+        self.arena.first(self.output(), self.last * self.config.inputs).shared()
     }
 
     /// The last step's gradient at `x`, `[rows, inputs]`.
     pub fn last_input_gradient(&self) -> DeviceRef<'_, f32> {
         let place = if self.config.factorize { self.places.dx } else { self.places.dz };
-        slice(self.arena.first(place, self.last * self.config.inputs))
+        self.arena.first(place, self.last * self.config.inputs).shared()
     }
 
     /// The codes that the last step restarted, as many as its report says.
     pub fn last_restarted(&self) -> DeviceRef<'_, DeviceRestarted> {
-        slice(self.arena.at(self.places.restarted))
+        self.arena.at(self.places.restarted).shared()
     }
 
     /// The last step's report, as words for [`decode_report`].
     pub fn last_report(&self) -> DeviceRef<'_, u64> {
-        slice(self.arena.at(self.places.words))
+        self.arena.at(self.places.words).shared()
     }
 
     /// Codes of the rows of `x` `[rows, inputs]`, any number, into `codes` `[rows]`. Rows of weight zero get
     /// [`NO_CODE`](crate::NO_CODE). It overwrites the last step's rows.
     ///
     /// # Errors
-    /// [`Error::Shape`] where the extents differ. Noted in the status: weights outside `0..=1`.
+    /// [`Error::Shape`] where the extents differ. Noted in the status: weights outside `0..=1`; rows count from the part, of
+    /// as many rows as the memory is for, that they are in.
     pub fn encode<E: Element>(
         &mut self,
         queue: &impl Queue,
@@ -271,10 +153,12 @@ impl<'a> DeviceQuantizer<'a> {
             let x = x.rows_from(first, self.rows);
             let rows = x.rows();
             let weights = weights.map(|weights| weights.range(first, rows));
-            self.to_unit(queue, &x, None)?;
-            let unit = shared(self.arena.mat(self.places.unit, rows, self.config.dim)?);
+            self.embed(queue, &x, None)?;
             let mut codes = codes.range(first, rows);
-            self.search(queue, &unit, weights.as_ref(), &mut codes)?;
+            match self.embedded(rows)? {
+                Some(seen) => self.search(queue, &seen, weights.as_ref(), &mut codes)?,
+                None => self.search(queue, &x, weights.as_ref(), &mut codes)?,
+            }
         }
         Ok(())
     }
@@ -304,11 +188,13 @@ impl<'a> DeviceQuantizer<'a> {
 
     /// One step, as [`train_step`](crate::quantizer::Quantizer::train_step) takes it: `head` is the rest of the model,
     /// which sees the output `[rows, inputs]` and must write all of the loss's gradient there. Gradients of the projections are then in
-    /// [`gradients`](Self::gradients). No rows: nothing is done.
+    /// [`gradients`](Self::gradients). No rows: nothing is done. The report's mean length is the only number that is not the
+    /// CPU's to the bit.
     ///
     /// # Errors
     /// [`Error::Shape`] where the extents differ, [`Error::TooLarge`] for more rows than the memory is for; what `head`
-    /// returns. Noted in the status: weights outside `0..=1`.
+    /// returns. Noted in the status: weights outside `0..=1`, and more than 2²² rows of one code, whose other rows are
+    /// then counted (the CPU refuses the step).
     pub fn train_step<Q: Queue>(
         &mut self,
         queue: &Q,
@@ -328,12 +214,12 @@ impl<'a> DeviceQuantizer<'a> {
             return Ok(());
         }
         self.forward(queue, x, weights)?;
-        let output = shared(self.arena.mat(self.output(), rows, inputs)?);
+        let output = self.arena.mat(self.output(), rows, inputs)?.shared();
         let mut doutput = self.arena.mat(self.places.doutput, rows, inputs)?;
         head(queue, &output, &mut doutput)?;
         self.losses(queue, x, weights)?;
         self.backward(queue, x, weights)?;
-        self.update(queue, weights)?;
+        self.update(queue, x, weights)?;
         self.report(queue, weights)
     }
 
@@ -342,18 +228,21 @@ impl<'a> DeviceQuantizer<'a> {
     /// # Errors
     /// What the queue refuses.
     pub fn refresh(&mut self, queue: &impl Queue) -> Result<()> {
-        self.packed.repack(queue)
+        self.packed.repack(queue, self.codebook()?)
     }
 
-    /// Gradients of the last step, by the names of the saved state.
-    pub fn gradients(&self) -> [(&'static str, DeviceRef<'_, f64>); 4] {
-        let Places { project_in, project_out, .. } = self.places;
-        [
-            ("project_in.weight", slice(self.arena.at(project_in.dweight))),
-            ("project_in.bias", slice(self.arena.at(project_in.dbias))),
-            ("project_out.weight", slice(self.arena.at(project_out.dweight))),
-            ("project_out.bias", slice(self.arena.at(project_out.dbias))),
-        ]
+    /// Gradients of the linear layers in the last step, by the names of the saved state; those that there are.
+    pub fn gradients(&self) -> impl Iterator<Item = (&'static str, DeviceRef<'_, f64>)> {
+        let Places { project_in, project_out, projector, .. } = self.places;
+        let places = [
+            ("project_in.weight", project_in.dweight),
+            ("project_in.bias", project_in.dbias),
+            ("project_out.weight", project_out.dweight),
+            ("project_out.bias", project_out.dbias),
+            ("projector.weight", projector.dweight),
+            ("projector.bias", projector.dbias),
+        ];
+        places.into_iter().filter(|(_, place)| place.len > 0).map(|(name, place)| (name, self.arena.at(place).shared()))
     }
 
     fn output(&self) -> Place<f32> {
@@ -361,7 +250,7 @@ impl<'a> DeviceQuantizer<'a> {
     }
 
     fn codebook(&self) -> Result<DeviceMatRef<'a>> {
-        Ok(shared(self.arena.mat(self.places.codebook, self.config.codes, self.config.dim)?))
+        Ok(self.arena.mat(self.places.codebook, self.config.codes, self.config.dim)?.shared())
     }
 
     fn project<E: Element>(
@@ -371,254 +260,64 @@ impl<'a> DeviceQuantizer<'a> {
         x: &DeviceMatRef<E>,
         y: &mut DeviceMatMut,
     ) -> Result<()> {
-        let weight = shared(self.arena.mat(linear.weight, linear.outputs, linear.inputs)?);
-        ops::project(queue, x, &weight, Some(&slice(self.arena.at(linear.bias))), y)
+        let weight = self.arena.mat(linear.weight, linear.outputs, linear.inputs)?.shared();
+        ops::project(queue, x, &weight, Some(&self.arena.at(linear.bias).shared()), y)
     }
 
-    /// Unit rows (and their norms) of `x`, projected where the quantizer is factorized.
-    fn to_unit<E: Element>(
+    /// Rows of `x`, projected and normalized where the quantizer does, and the norms where it normalizes.
+    fn embed<E: Element>(
         &self,
         queue: &impl Queue,
         x: &DeviceMatRef<E>,
         norms: Option<&mut DeviceMut<f32>>,
     ) -> Result<()> {
         let (rows, dim, places) = (x.rows(), self.config.dim, &self.places);
-        let mut unit = self.arena.mat(places.unit, rows, dim)?;
-        if !self.config.factorize {
-            return ops::normalize(queue, x, &mut unit, norms);
-        }
         let linear = places.project_in;
-        let weight = shared(self.arena.mat(linear.weight, linear.outputs, linear.inputs)?);
-        let (bias, mut z) = (slice(self.arena.at(linear.bias)), self.arena.mat(places.z, rows, dim)?);
-        ops::project_normalize(queue, x, &weight, Some(&bias), &mut z, &mut unit, norms)
-    }
-
-    fn search(
-        &self,
-        queue: &impl Queue,
-        unit: &DeviceMatRef,
-        weights: Option<&DeviceRef<f32>>,
-        codes: &mut DeviceMut<u32>,
-    ) -> Result<()> {
-        let room = ops::search_workspace_len(queue, unit.rows(), &self.packed);
-        let mut workspace = self.arena.first(self.places.search, room);
-        ops::search(queue, unit, weights, &self.packed, codes, None, Search::Auto, &mut workspace)
-    }
-
-    /// Unit rows, codes, quantized rows and output.
-    fn forward(&mut self, queue: &impl Queue, x: &DeviceMatRef, weights: Option<&DeviceRef<f32>>) -> Result<()> {
-        let (rows, dim, places) = (x.rows(), self.config.dim, self.places);
-        let mut norms = self.arena.first(places.norms, rows);
-        self.to_unit(queue, x, Some(&mut norms))?;
-        let unit = shared(self.arena.mat(places.unit, rows, dim)?);
-        let mut codes = self.arena.first(places.codes, rows);
-        self.search(queue, &unit, weights, &mut codes)?;
-        // An infinity may win a code, but has no gradient: rows that are not finite are not trained on. Where x is not,
-        // nor are its projection and its unit row.
-        let args = [Arg::from(&unit), rows.into(), dim.into(), row_width(dim).into(), Arg::from(&codes)];
-        // SAFETY: the kernel's parameters, over places of the step's rows.
-        unsafe { queue.launch(Kernel::new(&QUANTIZER, "mask_rows"), lanes(rows, dim), &args)? };
-        let mut quantized = self.arena.mat(places.quantized, rows, dim)?;
-        ops::gather(queue, &codes.as_ref(), &self.codebook()?, &mut quantized)?;
-        match self.config.factorize {
-            true => {
-                let mut output = self.arena.mat(places.output, rows, self.config.inputs)?;
-                self.project(queue, places.project_out, &quantized.as_ref(), &mut output)
+        let unit = || self.arena.mat(places.unit, rows, dim);
+        match (self.config.factorize, self.config.normalize) {
+            (true, true) => {
+                let weight = self.arena.mat(linear.weight, linear.outputs, linear.inputs)?.shared();
+                let (bias, mut z) = (self.arena.at(linear.bias).shared(), self.arena.mat(places.z, rows, dim)?);
+                ops::project_normalize(queue, x, &weight, Some(&bias), &mut z, &mut unit()?, norms)
             }
-            false => Ok(()),
+            (true, false) => self.project(queue, linear, x, &mut self.arena.mat(places.z, rows, dim)?),
+            (false, true) => ops::normalize(queue, x, &mut unit()?, norms),
+            (false, false) => Ok(()),
         }
     }
 
-    /// Rows before normalization.
-    fn z<'v>(&self, x: &'v DeviceMatRef) -> Result<DeviceMatRef<'v>>
+    /// What `embed` made; nothing where rows are searched as they come.
+    fn embedded(&self, rows: usize) -> Result<Option<DeviceMatRef<'a>>> {
+        let place = match (self.config.normalize, self.config.factorize) {
+            (true, _) => self.places.unit,
+            (false, true) => self.places.z,
+            (false, false) => return Ok(None),
+        };
+        Ok(Some(self.arena.mat(place, rows, self.config.dim)?.shared()))
+    }
+
+    /// The rows that search sees.
+    fn seen<'v>(&self, x: &'v DeviceMatRef) -> Result<DeviceMatRef<'v>>
     where
         'a: 'v,
     {
-        match self.config.factorize {
-            true => Ok(shared(self.arena.mat(self.places.z, x.rows(), self.config.dim)?)),
-            false => Ok(x.rows_from(0, x.rows())),
-        }
+        Ok(self.embedded(x.rows())?.unwrap_or_else(|| x.rows_from(0, x.rows())))
     }
 
-    /// The two terms' sums and weights, codebook's first.
-    fn losses(&self, queue: &impl Queue, x: &DeviceMatRef, weights: Option<&DeviceRef<f32>>) -> Result<()> {
-        let (rows, dim, places) = (x.rows(), self.config.dim, self.places);
-        let (unit, z) = (shared(self.arena.mat(places.unit, rows, dim)?), self.z(x)?);
-        let quantized = shared(self.arena.mat(places.quantized, rows, dim)?);
-        let (codes, mut floats) = (slice(self.arena.first(places.codes, rows)), self.arena.at(places.floats));
-        let (mut codebook, mut commitment) =
-            (self.arena.at(places.codebook_total), self.arena.at(places.commitment_total));
-        ops::zero(queue, &mut codebook)?;
-        ops::zero(queue, &mut commitment)?;
-        ops::loss::squared_error(queue, &unit, &quantized, &codes, weights, &mut codebook, &mut floats)?;
-        ops::loss::squared_error(queue, &z, &quantized, &codes, weights, &mut commitment, &mut floats)
-    }
-
-    fn clear(&self, queue: &impl Queue, rows: usize, cols: usize, wild: bool, values: &DeviceMatMut) -> Result<()> {
-        let codes = self.arena.first(self.places.codes, rows);
-        let args = [
-            Arg::from(&codes),
-            rows.into(),
-            cols.into(),
-            row_width(cols).into(),
-            u32::from(wild).into(),
-            Arg::from(&values.as_ref()),
-        ];
-        // SAFETY: the kernel's parameters, over places of the step's rows.
-        unsafe { queue.launch(Kernel::new(&QUANTIZER, "clear_rows"), lanes(rows, cols), &args) }
-    }
-
-    /// From the gradient at the output to that at `x`, and the projections' own.
-    fn backward(&self, queue: &impl Queue, x: &DeviceMatRef, weights: Option<&DeviceRef<f32>>) -> Result<()> {
-        let (rows, dim, inputs, places) = (x.rows(), self.config.dim, self.config.inputs, self.places);
-        let codes = slice(self.arena.first(places.codes, rows));
-        let unit = shared(self.arena.mat(places.unit, rows, dim)?);
-        let quantized = shared(self.arena.mat(places.quantized, rows, dim)?);
-        // -- back to the quantized rows
-        let doutput = self.arena.mat(places.doutput, rows, inputs)?;
-        let dquantized = match self.config.factorize {
-            true => {
-                self.clear(queue, rows, inputs, false, &doutput)?;
-                let doutput = doutput.as_ref();
-                self.weight_gradients(queue, places.project_out, &doutput, &quantized, None)?;
-                let mut dquantized = self.arena.mat(places.dquantized, rows, dim)?;
-                let weight = shared(self.arena.mat(places.project_out.weight, inputs, dim)?);
-                ops::project_backward_input(queue, &doutput, &weight, &mut dquantized)?;
-                dquantized
-            }
-            false => doutput,
-        };
-        // -- the estimator, to the unit rows; where the projection has left its room, that is used
-        let mut dunit = self.arena.mat(if self.config.factorize { places.dz } else { places.dquantized }, rows, dim)?;
-        match self.config.estimator {
-            Estimator::StraightThrough => {
-                ops::loss::straight_through_backward(queue, &codes, &dquantized.as_ref(), &mut dunit)?;
-            }
-            Estimator::Rotation => {
-                ops::loss::rotation_backward(queue, &unit, &quantized, &codes, &dquantized.as_ref(), &mut dunit)?;
-            }
-        }
-        // -- the norm's true gradient, to z
-        let mut dz = self.arena.mat(if self.config.factorize { places.dquantized } else { places.dz }, rows, dim)?;
-        let norms = slice(self.arena.first(places.norms, rows));
-        ops::normalize_backward(queue, &unit, &norms, &dunit.as_ref(), &mut dz)?;
-        // A row of tiny length has a gradient beyond f32: it would make NaN of the weights' (∞ · 0).
-        self.clear(queue, rows, dim, true, &dz)?;
-        // -- commitment, on un-normalized rows
-        let scale = self.arena.at(places.scale);
-        let commitment = Arg::from(&self.arena.at(places.commitment_total));
-        let args = [commitment, self.config.commitment_weight.into(), dim.into(), Arg::from(&scale)];
-        let one = Grid { blocks: [1, 1, 1], threads: 32 };
-        // SAFETY: the kernel's parameters.
-        unsafe { queue.launch(Kernel::new(&QUANTIZER, "commitment_scale"), one, &args)? };
-        let (z, scale) = (self.z(x)?, scale.as_ref());
-        squared_error_backward_by(queue, &z, &quantized, &codes, weights, Scale::There(&scale), &mut dz)?;
-        // -- to x
-        if self.config.factorize {
-            let dz = dz.as_ref();
-            self.weight_gradients(queue, places.project_in, &dz, x, Some(&codes))?;
-            let weight = shared(self.arena.mat(places.project_in.weight, dim, inputs)?);
-            let mut dx = self.arena.mat(places.dx, rows, inputs)?;
-            ops::project_backward_input(queue, &dz, &weight, &mut dx)?;
-        }
-        Ok(())
-    }
-
-    fn weight_gradients(
+    fn search<E: Element>(
         &self,
         queue: &impl Queue,
-        linear: LinearPlaces,
-        dy: &DeviceMatRef,
-        x: &DeviceMatRef,
-        codes: Option<&DeviceRef<u32>>,
+        seen: &DeviceMatRef<E>,
+        weights: Option<&DeviceRef<f32>>,
+        codes: &mut DeviceMut<u32>,
     ) -> Result<()> {
-        let (mut dw, mut db) = (self.arena.at(linear.dweight), self.arena.at(linear.dbias));
-        ops::zero(queue, &mut dw)?;
-        ops::zero(queue, &mut db)?;
-        let mut dw = DeviceMatMut::new(dw, linear.outputs, linear.inputs)?;
-        let mut floats = self.arena.at(self.places.floats);
-        project_backward_weight_of(queue, dy, x, codes, &mut dw, Some(&mut db), &mut floats)
-    }
-
-    /// Statistics, means, activity, restart, and the packed codebook.
-    fn update(&mut self, queue: &impl Queue, weights: Option<&DeviceRef<f32>>) -> Result<()> {
-        let (rows, k, dim, places) = (self.last, self.config.codes, self.config.dim, self.places);
-        let unit = shared(self.arena.mat(places.unit, rows, dim)?);
-        let codes = slice(self.arena.first(places.codes, rows));
-        self.statistics.clear(queue, 0)?;
-        self.statistics.accumulate(queue, &unit, &codes, weights, None)?;
-        let mut active = self.arena.at(places.active);
-        // Weights of codes are at least 0, and so the same as u64.
-        // SAFETY: the memory is the statistics', which nothing writes meanwhile.
-        let hits = unsafe { DeviceRef::<u64>::from_raw(self.arena.at(places.code_weights).address(), k) };
-        ops::usage::active(queue, &hits, &mut active)?;
-        let mut codebook = self.arena.mat(places.codebook, k, dim)?;
-        let ema = self.config.learner == Learner::Ema;
-        if ema {
-            let (sizes, mut mean) = (slice(self.arena.at(places.cluster_size)), self.arena.mat(places.mean, k, dim)?);
-            ops::ema::update_means(queue, self.config.decay, &self.statistics, &sizes, &mut mean, Some(&mut codebook))?;
-        }
-        self.activity.observe(queue, self.config.decay, &self.statistics, &mut self.arena.at(places.observed))?;
-        if let Some(rule) = self.config.restart {
-            let mut mean = if ema { Some(self.arena.mat(places.mean, k, dim)?) } else { None };
-            let mut log = self.arena.first(places.restarted, rows.min(k));
-            ops::restart(
-                queue,
-                &unit,
-                &codes,
-                weights,
-                &rule,
-                self.step,
-                &mut self.activity,
-                &mut codebook,
-                mean.as_mut(),
-                &mut self.arena.at(places.restart),
-                &mut log,
-                &mut self.arena.at(places.summary),
-            )?;
-        }
-        self.step = self.step.wrapping_add(1);
-        if ema { self.packed.repack(queue) } else { Ok(()) }
-    }
-
-    fn report(&self, queue: &impl Queue, weights: Option<&DeviceRef<f32>>) -> Result<()> {
-        let (rows, places) = (self.last, self.places);
-        let codes = self.arena.first(places.codes, rows);
-        let norms = self.arena.first(places.norms, rows);
-        let parts = self.arena.at(places.parts);
-        let codebook = Arg::from(&self.arena.at(places.codebook_total));
-        let commitment = Arg::from(&self.arena.at(places.commitment_total));
-        let blocks = rows.div_ceil(ROW_BLOCK);
-        let of_rows = [Arg::from(&codes), weights.into(), Arg::from(&norms), rows.into(), Arg::from(&parts)];
-        let summary =
-            if self.config.restart.is_some() { Arg::from(&self.arena.at(places.summary)) } else { Arg::U64(0) };
-        let active = Arg::from(&self.arena.at(places.active));
-        let words = Arg::from(&self.arena.at(places.words));
-        let of_all = [Arg::from(&parts), blocks.into(), codebook, commitment, active, summary, words];
-        let one = Grid { blocks: [1, 1, 1], threads: 32 };
-        // SAFETY: the kernels' parameters, over places of the step's rows.
-        unsafe {
-            queue.launch(Kernel::new(&QUANTIZER, "report_parts"), Grid::over(rows, ROW_BLOCK, 256), &of_rows)?;
-            queue.launch(Kernel::new(&QUANTIZER, "report_words"), one, &of_all)
-        }
+        let room = ops::search_workspace_len(queue, seen.rows(), &self.packed);
+        let mut workspace = self.arena.first(self.places.search, room);
+        ops::search(queue, seen, weights, &self.packed, codes, None, Search::Auto, &mut workspace)
     }
 }
 
 /// A grid of rows of `cols` elements, as `lane_of` divides them.
 fn lanes(rows: usize, cols: usize) -> Grid {
     Grid::over(rows, (256 / row_width(cols)) as usize, 256)
-}
-
-/// A view that is only read from now on.
-fn slice<'v, T>(view: DeviceMut<'v, T>) -> DeviceRef<'v, T> {
-    // SAFETY: the arena's memory outlives its views.
-    unsafe { DeviceRef::from_raw(view.address(), view.len()) }
-}
-
-/// A matrix that is only read from now on.
-fn shared<'v, T>(mut view: DeviceMatMut<'v, T>) -> DeviceMatRef<'v, T> {
-    let (rows, cols) = (view.rows(), view.cols());
-    // SAFETY: the arena's memory outlives its views.
-    let data = unsafe { DeviceRef::from_raw(view.data().address(), rows * cols) };
-    DeviceMatRef::new(data, rows, cols).unwrap_or_else(|_| unreachable!("the shape is that of the view"))
 }

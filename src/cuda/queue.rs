@@ -60,8 +60,15 @@ impl Grid {
 pub enum Arg {
     /// Four bytes.
     U32(u32),
-    /// Eight bytes: an address, or a number.
+    /// Eight bytes.
     U64(u64),
+    /// Eight bytes: an address, 0 for none; and the [`Queue::id`] that its view was made for, 0 for any.
+    Address {
+        /// The address.
+        address: u64,
+        /// Whose work it may be given to.
+        owner: u64,
+    },
     /// Four bytes.
     F32(f32),
     /// Eight bytes.
@@ -106,39 +113,48 @@ impl From<f64> for Arg {
     }
 }
 
-macro_rules! address {
-    ($view:ident, $($path:ident)?) => {
-        impl<T> From<&$view<'_, T>> for Arg {
-            fn from(view: &$view<'_, T>) -> Self {
-                Self::U64(view$(.$path)?.address())
-            }
-        }
-        /// The null address for none.
-        impl<T> From<Option<&$view<'_, T>>> for Arg {
-            fn from(view: Option<&$view<'_, T>>) -> Self {
-                Self::U64(view.map_or(0, |view| view$(.$path)?.address()))
-            }
-        }
-    };
+impl Arg {
+    /// The null address, for an argument that is left out.
+    pub(crate) const NONE: Self = Self::Address { address: 0, owner: 0 };
 }
-address!(DeviceRef,);
-address!(DeviceMut,);
 
-impl<T> From<&DeviceMatRef<'_, T>> for Arg {
-    fn from(view: &DeviceMatRef<'_, T>) -> Self {
-        Self::from(view.data())
+impl<T> From<&DeviceRef<'_, T>> for Arg {
+    fn from(view: &DeviceRef<'_, T>) -> Self {
+        view.arg(0)
+    }
+}
+
+impl<T> From<&DeviceMut<'_, T>> for Arg {
+    fn from(view: &DeviceMut<'_, T>) -> Self {
+        view.arg(0)
     }
 }
 
 impl<T> From<&mut DeviceMut<'_, T>> for Arg {
     fn from(view: &mut DeviceMut<'_, T>) -> Self {
-        Self::U64(view.address())
+        view.arg(0)
+    }
+}
+
+impl<T> From<&DeviceMatRef<'_, T>> for Arg {
+    fn from(view: &DeviceMatRef<'_, T>) -> Self {
+        view.data().arg(0)
     }
 }
 
 impl<T> From<&mut DeviceMatMut<'_, T>> for Arg {
     fn from(view: &mut DeviceMatMut<'_, T>) -> Self {
-        Self::U64(view.data().address())
+        view.data().arg(0)
+    }
+}
+
+/// The null address for none.
+impl<V> From<Option<V>> for Arg
+where
+    Arg: From<V>,
+{
+    fn from(view: Option<V>) -> Self {
+        view.map_or(Self::NONE, Self::from)
     }
 }
 
@@ -146,8 +162,12 @@ impl<T> From<&mut DeviceMatMut<'_, T>> for Arg {
 /// has for one.
 ///
 /// # Safety
-/// [`launch`](Self::launch) runs the kernel, after all launched before, on the arguments as they are given, or
-/// returns an error; the addresses of views made for it mean the same memory there.
+/// * [`launch`](Self::launch) runs the kernel, after all launched before, on the arguments as they are given, or
+///   returns an error; it refuses an [`Arg::Address`] whose owner is neither 0 nor its [`id`](Self::id); addresses of views
+///   made for it mean the same memory there.
+/// * [`status`](Self::status) is the address of as many words as it says, aligned to 8 bytes and writable as long as
+///   kernels run.
+/// * [`processors`](Self::processors) is at least 1.
 pub unsafe trait Queue {
     /// Launches `kernel`. Only ops call it.
     ///
@@ -157,6 +177,10 @@ pub unsafe trait Queue {
     /// # Errors
     /// What the driver refuses.
     unsafe fn launch(&self, kernel: Kernel, grid: Grid, args: &[Arg]) -> Result<()>;
+
+    /// What tells this queue from others: not 0. Views made for one queue are not taken by another, whose work their
+    /// memory's owner does not wait for.
+    fn id(&self) -> u64;
 
     /// Address of [`STATUS_WORDS`](super::status::STATUS_WORDS) u32 on the device, zeros at first, in which kernels note what only the data
     /// can show. [`status::decode`](super::status::decode) reads them.

@@ -17,9 +17,9 @@ const OPS: [&str; 13] = [
     "count",
     "compact",
     "renumber",
-    "forward",
     "merge",
     "distances",
+    "search_top",
 ];
 
 /// An op's number in [`OPS`].
@@ -35,10 +35,9 @@ pub(crate) enum Op {
     Count,
     Compact,
     Renumber,
-    #[expect(dead_code, reason = "numbers stay as the kernels know them")]
-    Forward,
     Merge,
     Distances,
+    SearchTop,
 }
 
 impl From<Op> for super::queue::Arg {
@@ -53,6 +52,7 @@ impl From<Op> for super::queue::Arg {
 /// [`Error::CodeOutOfRange`], [`Error::Value`] or [`Error::Overflow`], as the CPU's op of the same name. Unlike
 /// there, other rows have been worked on.
 pub fn decode(words: [u32; STATUS_WORDS]) -> Result<()> {
+    // The fourth is between two kernels only.
     let [kind, op, _, _, low, high, code, codes] = words;
     let op = OPS.get(op as usize).copied().unwrap_or("cuda");
     let index = (u64::from(high) << 32 | u64::from(low)) as usize;

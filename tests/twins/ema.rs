@@ -258,8 +258,8 @@ fn means(gpu: &Gpu) {
                 let context = format!("{context}, hostile: {hostile_means}, cosine: {cosine}");
                 let (mut mean, mut direction) = (start.clone(), paint(codes * dim, 7));
                 let (mut tuned, mut tuned_direction) = (gpu.mat_room(codes, dim), gpu.mat_room(codes, dim));
-                *tuned.data() = gpu.upload(&mean);
-                *tuned_direction.data() = gpu.upload(&direction);
+                gpu.fill(&mut tuned, &mean);
+                gpu.fill(&mut tuned_direction, &direction);
                 let (mut plain, mut plain_direction) = (gpu.upload(&mean), gpu.upload(&direction));
                 let to = cosine.then(|| mat_mut(&mut direction, codes, dim));
                 ema::update_means(&Cpu::new(), decay, &statistics, &sizes, mat_mut(&mut mean, codes, dim), to)

@@ -54,7 +54,7 @@ fn moving(gpu: &Gpu) {
             let mut seen: Vec<f64> = (0..codes).map(|k| (k % 4) as f64 * 2.5).collect();
             let (mut device_seen, plain_seen) = (gpu.upload(&seen), gpu.upload(&seen));
             let (mut device_centres, plain) = (gpu.mat_room(codes, dim), gpu.upload(&centres));
-            *device_centres.data() = gpu.upload(&centres);
+            gpu.fill(&mut device_centres, &centres);
             moved(&statistics, metric, keep, &mut seen, &mut centres);
             gpu_kmeans::move_centres(gpu, &device, metric, keep, &mut device_seen, &mut device_centres)
                 .expect("shapes");
@@ -126,7 +126,7 @@ fn against_the_whole(gpu: &Gpu) {
         let mut host = KMeans::new(centres.clone(), codes, dim, metric).expect("shapes");
         let mut seen = gpu.upload(&vec![0f64; codes]);
         let mut device_centres = gpu.mat_room(codes, dim);
-        *device_centres.data() = gpu.upload(&centres);
+        gpu.fill(&mut device_centres, &centres);
         // As `KMeans::new` has it.
         let of_centres = ops::ema::exponent(mat(&centres, codes, dim), &[0; 11], None).expect("shapes");
         let exponent = if metric == Metric::L2 { of_centres + 8 } else { 0 };

@@ -239,7 +239,7 @@ fn addresses_need_no_alignment() {
     let mut device_dw = off_room(&gpu, &vec![0.0; outputs * inputs], outputs, inputs);
     let needed = gpu_ops::project_backward_weight_workspace_len(rows, inputs, outputs);
     let mut workspace = off_room(&gpu, &vec![0.0; needed], 1, needed);
-    gpu_ops::project_backward_weight(&gpu, &dy, &x, &mut device_dw, None, workspace.data()).expect("shapes");
+    gpu_ops::project_backward_weight(&gpu, &dy, &x, &mut device_dw, None, &mut workspace.data()).expect("shapes");
     assert_same_bits64(&gpu.read_mat(&mut device_dw), &dw, "dw");
 }
 

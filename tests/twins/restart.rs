@@ -134,9 +134,9 @@ impl Case {
             rows_seen: gpu.upload(&[of.rows_seen]),
         };
         let (mut codebook, mut mean) = (gpu.mat_room(k, dim), gpu.mat_room(k, dim));
-        *codebook.data() = gpu.upload(&self.codebook);
+        gpu.fill(&mut codebook, &self.codebook);
         if let Some(values) = &self.mean {
-            *mean.data() = gpu.upload(values);
+            gpu.fill(&mut mean, values);
         }
         let mut scratch = gpu.room::<u32>(restart_scratch_len(rows, k));
         let (mut log, mut summary) = (gpu.room::<DeviceRestarted>(self.log), gpu.room::<u32>(2));
@@ -349,7 +349,7 @@ fn bad_shapes_are_refused() {
         let x = gpu.mat(&vec![0f32; rows * columns], rows, columns);
         let (codes, weights) = (gpu.slice(&vec![0u32; codes]), gpu.slice(&vec![1f32; weights]));
         let mut book = gpu.mat_room(k, dim);
-        *book.data() = gpu.upload(&[0f32; 6]);
+        gpu.fill(&mut book, &[0f32; 6]);
         let (mut mean, mut activity) = (gpu.mat_room(mean, dim), activity(of).expect("shapes"));
         let (mut scratch, mut log, mut summary) = (gpu.room(scratch), gpu.room(k), gpu.room(summary));
         let (state, mean) = (&mut activity, Some(&mut mean));

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use bytemuck::Pod;
-use cudarc::driver::{CudaSlice, DevicePtr, result};
+use cudarc::driver::{CudaSlice, DevicePtr};
 use vq_kernels::cuda::{
     Arg, Device, DeviceMatMut, DeviceMatRef, DeviceMut, DeviceRef, Grid, IMAGES, Image, Kernel, Queue, Stream, status,
 };
@@ -41,7 +41,7 @@ unsafe impl Queue for Gpu {
             .iter()
             .map(|arg| match *arg {
                 Arg::U32(value) => vm::Arg::U32(value),
-                Arg::U64(value) => vm::Arg::U64(value),
+                Arg::U64(value) | Arg::Address { address: value, .. } => vm::Arg::U64(value),
                 Arg::F32(value) => vm::Arg::F32(value),
                 Arg::F64(value) => vm::Arg::F64(value),
             })
@@ -51,6 +51,10 @@ unsafe impl Queue for Gpu {
         // A fault is a bug of the kernel, not an error of the op.
         done.unwrap_or_else(|fault| panic!("{fault}"));
         Ok(())
+    }
+
+    fn id(&self) -> u64 {
+        1
     }
 
     fn status(&self) -> u64 {
@@ -105,11 +109,11 @@ impl Gpu {
     pub fn write(&self, address: u64, bytes: &[u8]) {
         match &self.memory {
             Memory::Virtual { machine, .. } => machine.write(address, bytes),
-            // SAFETY: the address is that of a buffer of at least as many bytes.
-            Memory::Device { stream, .. } => unsafe {
-                result::memcpy_htod_sync(address, bytes).expect("a copy");
-                stream.raw().synchronize().expect("the device's work");
-            },
+            Memory::Device { stream, .. } => {
+                // SAFETY: the address is that of a buffer of at least as many bytes.
+                let mut view = unsafe { DeviceMut::from_raw(address, bytes.len()) };
+                stream.write(&mut view, bytes).expect("a copy");
+            }
         }
     }
 
@@ -118,9 +122,9 @@ impl Gpu {
             Memory::Virtual { machine, .. } => machine.read(address, len).unwrap_or_else(|fault| panic!("{fault}")),
             Memory::Device { stream, .. } => {
                 let mut bytes = vec![0; len];
-                stream.raw().synchronize().expect("the device's work");
                 // SAFETY: the address is that of a buffer of at least as many bytes.
-                unsafe { result::memcpy_dtoh_sync(&mut bytes, address) }.expect("a copy");
+                let view = unsafe { DeviceRef::from_raw(address, len) };
+                stream.read(&view, &mut bytes).expect("a copy");
                 bytes
             }
         }
@@ -131,6 +135,12 @@ impl Gpu {
         let room = self.room(data.len());
         self.write(room.address(), bytemuck::cast_slice(data));
         room
+    }
+
+    /// Writes all of a matrix.
+    pub fn fill<T: Pod>(&self, view: &mut DeviceMatMut<T>, data: &[T]) {
+        assert_eq!(view.rows() * view.cols(), data.len());
+        self.write(view.data().address(), bytemuck::cast_slice(data));
     }
 
     /// `data` to be read by kernels.
@@ -158,8 +168,7 @@ impl Gpu {
     }
 
     pub fn read_mat<T: Pod>(&self, view: &mut DeviceMatMut<T>) -> Vec<T> {
-        let data = view.data();
-        self.read(data)
+        self.read(&view.data())
     }
 
     /// What kernels have noted since the last call.

@@ -10,7 +10,7 @@
 use super::{check_extent, check_weights, row_width};
 use crate::cuda::images::EMA;
 use crate::cuda::memory::{DeviceMatMut, DeviceMatRef, DeviceMut, DeviceRef};
-use crate::cuda::queue::{Grid, Kernel, Queue};
+use crate::cuda::queue::{Arg, Grid, Kernel, Queue};
 use crate::cuda::status::Op;
 use crate::error::{Error, Result, same};
 use crate::ops::ema::check_decay;
@@ -82,6 +82,8 @@ pub struct DeviceStatistics<'a> {
     sums: DeviceMut<'a, i64>,
     dim: usize,
     exponent: i32,
+    /// Address of the exponent where only the device knows it; else 0.
+    exponent_there: u64,
 }
 
 impl<'a> DeviceStatistics<'a> {
@@ -122,7 +124,7 @@ impl<'a> DeviceStatistics<'a> {
         check_extent(OP, "dim", dim)?;
         weights.aligned(8)?;
         sums.aligned(8)?;
-        Ok(Self { weights, sums, dim, exponent: exponent.clamp(-149, 128) })
+        Ok(Self { weights, sums, dim, exponent: exponent.clamp(-149, 128), exponent_there: 0 })
     }
 
     /// Weights `[K]` in multiples of 2⁻⁴⁰ and sums `[K, dim]` in multiples of `2^(E−40)`: what workers add up.
@@ -151,6 +153,7 @@ impl<'a> DeviceStatistics<'a> {
     /// What the driver refuses.
     pub fn clear(&mut self, queue: &impl Queue, exponent: i32) -> Result<()> {
         self.exponent = exponent.clamp(-149, 128);
+        self.exponent_there = 0;
         if self.codes() == 0 {
             return Ok(());
         }
@@ -159,12 +162,37 @@ impl<'a> DeviceStatistics<'a> {
         unsafe { queue.launch(Kernel::new(&EMA, "clear"), by_code_tiles(self.weights.len()), &args) }
     }
 
+    /// [`clear`](Self::clear) for rows within ±2^`exponent` `[1]`, which [`exponent`] has found and only the device
+    /// knows; the caller keeps it there while these sums are used.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] unless it is one number; what the driver refuses.
+    pub(crate) fn clear_for(&mut self, queue: &impl Queue, exponent: &DeviceRef<i32>) -> Result<()> {
+        same("clear", "length of exponent", 1, exponent.len())?;
+        self.clear(queue, 0)?;
+        self.exponent_there = exponent.address();
+        Ok(())
+    }
+
+    pub(crate) fn known(&self) -> Result<()> {
+        match self.exponent_there {
+            0 => Ok(()),
+            _ => Err(Error::Config { field: "exponent", expected: "one that the host knows" }),
+        }
+    }
+
+    /// The exponent as kernels take it: a number, and where to find a better one.
+    pub(crate) fn exponent_args(&self) -> [Arg; 2] {
+        [self.exponent.into(), self.exponent_there.into()]
+    }
+
     /// Makes room for rows within ±2^`exponent`, a larger one than before: sums as they stand are
     /// rounded once, to even, to the coarser unit.
     ///
     /// # Errors
     /// What the driver refuses.
     pub fn coarsen(&mut self, queue: &impl Queue, exponent: i32) -> Result<()> {
+        self.known()?;
         let exponent = exponent.clamp(self.exponent, 128);
         let shift = (exponent - self.exponent).min(100);
         self.exponent = exponent;
@@ -204,6 +232,7 @@ impl<'a> DeviceStatistics<'a> {
         if x.rows() == 0 {
             return Ok(());
         }
+        let [here, there] = self.exponent_args();
         let args = [
             x.into(),
             codes.into(),
@@ -212,7 +241,8 @@ impl<'a> DeviceStatistics<'a> {
             self.dim.into(),
             row_width(self.dim).into(),
             self.codes().into(),
-            self.exponent.into(),
+            here,
+            there,
             Op::Accumulate.into(),
             (&mut self.weights).into(),
             (&mut self.sums).into(),
@@ -233,6 +263,8 @@ impl<'a> DeviceStatistics<'a> {
         const OP: &str = "merge";
         same(OP, "number of codes", self.codes(), other.codes())?;
         same(OP, "dim", self.dim, other.dim)?;
+        self.known()?;
+        other.known()?;
         if self.exponent != other.exponent {
             return Err(Error::Config {
                 field: "exponent",
@@ -292,6 +324,7 @@ pub fn update_means(
         return Ok(());
     }
     let width = row_width(dim);
+    let [here, there] = statistics.exponent_args();
     let args = [
         decay.into(),
         (&statistics.weights).into(),
@@ -299,10 +332,11 @@ pub fn update_means(
         codes.into(),
         dim.into(),
         width.into(),
-        statistics.exponent.into(),
+        here,
+        there,
         cluster_size.into(),
         mean.into(),
-        direction.map(|direction| &*direction.data()).into(),
+        direction.into(),
     ];
     let grid = Grid::over(codes, (THREADS / width) as usize, THREADS);
     // SAFETY: the kernel's parameters, over views whose extents are checked.

@@ -126,7 +126,7 @@ pub(crate) fn squared_error_backward_by(
         return Ok(());
     }
     let (here, there) = match scale {
-        Scale::Here(scale) => (scale, Arg::U64(0)),
+        Scale::Here(scale) => (scale, Arg::NONE),
         Scale::There(scale) => (0.0, Arg::from(scale)),
     };
     let width = row_width(x.cols());

@@ -251,7 +251,7 @@ pub(crate) fn project_backward_weight_of(
         | vectors(OUTPUT, workspace.address(), inputs, 4);
     let mut part = |first: usize, len: usize| Arg::from(&mut workspace.part::<f32>(first * size_of::<f32>(), len));
     let (dw_sums, db_sums) = (part(0, blocks * count), part(blocks * count, blocks * outputs));
-    let db_sums_or_none = if db.is_some() { db_sums } else { Arg::U64(0) };
+    let db_sums_or_none = if db.is_some() { db_sums } else { Arg::NONE };
     let args = [
         dy.into(),
         x.into(),

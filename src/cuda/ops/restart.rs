@@ -123,7 +123,7 @@ pub fn restart(
         return Err(Error::Shape { op: OP, arg: "length of scratch", expected: parts.len, got: scratch.len() });
     }
     rule.check()?;
-    let part = |word: usize| Arg::U64(scratch.address() + 4 * word as u64);
+    let part = |word: usize| scratch.arg(4 * word);
     let Parts { head, stale_of_tile, list, row_at, slot_at, donors_of_tile, table, .. } = parts;
     let [head, stale_of_tile, list, row_at] = [head, stale_of_tile, list, row_at].map(part);
     let [slot_at, donors_of_tile, table] = [slot_at, donors_of_tile, table].map(part);
@@ -144,7 +144,7 @@ pub fn restart(
     let (n, d, slots): (Arg, Arg, Arg) = (rows.into(), dim.into(), parts.slots.into());
     let (code_tiles, row_tiles) = (k.div_ceil(TILE), rows.div_ceil(TILE));
     let codebook: Arg = codebook.into();
-    let mean: Arg = mean.map(|mean| &*mean.data()).into();
+    let mean: Arg = mean.into();
     let [log, summary]: [Arg; 2] = [log.into(), summary.into()];
     let (op, status): (Arg, Arg) = (Op::Restart.into(), queue.status().into());
 

@@ -52,7 +52,8 @@ pub fn search<E: Element, C: Code>(
         same(OP, "length of scores", x.rows(), scores.len())?;
     }
     check_weights(OP, weights, x.rows())?;
-    check_extent(OP, "rows", x.rows())?;
+    // Rows are filled up to whole tiles of the coarse pass.
+    check_extent(OP, "rows", x.rows().saturating_add(512))?;
     check_width::<C>(codebook.codes())?;
     let plan = Plan::of(queue, x.rows(), codebook.codes(), codebook.dim());
     check_workspace(OP, plan.end, workspace)?;
@@ -65,15 +66,14 @@ pub fn search<E: Element, C: Code>(
         Search::Coarse => true,
         Search::Auto | Search::Pruned => codebook.codes() * codebook.dim() >= WORTHWHILE,
     };
-    let base = workspace.address();
-    let at = |offset: usize| Arg::U64(base + offset as u64);
+    let at = |offset: usize| workspace.arg(offset);
     let (rows, dim) = (x.rows(), x.cols());
     let (weights, scores) = (Arg::from(weights), Arg::from(scores.as_deref()));
     let (count, keys) = (at(plan.count), at(plan.keys));
     let wide = u32::from(size_of::<C>() == 4);
-    let list = if coarse { at(plan.list) } else { Arg::U64(0) };
+    let list = if coarse { at(plan.list) } else { Arg::NONE };
     let all = Grid::over(rows, 256, 256);
-    let begin = [rows.into(), count, if coarse { Arg::U64(0) } else { keys }];
+    let begin = [rows.into(), count, if coarse { Arg::NONE } else { keys }];
     // SAFETY: the kernel's parameters; the plan has room for them in the workspace.
     unsafe { queue.launch(Kernel::new(&SEARCH, "search_begin"), all, &begin)? };
     if coarse {

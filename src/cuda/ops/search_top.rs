@@ -26,14 +26,15 @@ pub fn search_top<E: Element>(
     const OP: &str = "search_top";
     same(OP, "rows of best", x.rows(), best.rows())?;
     let m = best.cols();
-    launch(queue, OP, x, weights, codebook, m, 0..x.rows(), best.data())
+    launch(queue, OP, x, weights, codebook, m, 0..x.rows(), &mut best.data())
 }
 
 /// The `m`-th best code of each row (1 is the nearest), into `codes` `[rows]`; [`NO_CODE`](crate::NO_CODE) where a
 /// row has fewer. `scratch` holds at least `m` candidates; with `m · rows` all rows go at once.
 ///
 /// # Errors
-/// As [`search_top`]; [`Error::Shape`] for a `scratch` shorter than `m`.
+/// As [`search_top`]; [`Error::Shape`] for a `scratch` shorter than `m`. Rows in the status count from the part of
+/// `scratch.len() / m` rows that they are in.
 pub fn search_mth<E: Element>(
     queue: &impl Queue,
     x: &DeviceMatRef<E>,
@@ -55,7 +56,7 @@ pub fn search_mth<E: Element>(
     for first in (0..x.rows()).step_by(block) {
         let rows = block.min(x.rows() - first);
         launch(queue, OP, x, weights, codebook, m, first..first + rows, scratch)?;
-        let picked = Arg::U64(codes.address() + 4 * first as u64);
+        let picked = codes.arg(4 * first);
         let args = [Arg::from(&*scratch), rows.into(), m.into(), picked];
         // SAFETY: the kernel's parameters; scratch holds the rows' candidates, codes a place for each row.
         unsafe { queue.launch(Kernel::new(&SEARCH_TOP, "search_mth"), Grid::over(rows, 256, 256), &args)? };
@@ -89,10 +90,10 @@ fn launch<E: Element>(
     let codes = &codebook.codebook;
     let vector = codebook.dim().is_multiple_of(4) && codes.data().address().is_multiple_of(16);
     let kernel = Kernel::of::<E>(&SEARCH_TOP, ["search_top_f32", "search_top_f16", "search_top_bf16"]);
-    let from = x.data().address() + (rows.start * codebook.dim() * size_of::<E>()) as u64;
+    let from = x.data().arg(rows.start * codebook.dim() * size_of::<E>());
     let args = [
-        from.into(),
-        weights.map_or(0, |weights| weights.address() + 4 * rows.start as u64).into(),
+        from,
+        weights.map_or(Arg::NONE, |weights| weights.arg(4 * rows.start)),
         codes.into(),
         codebook.half_norms(),
         rows.len().into(),
@@ -102,9 +103,9 @@ fn launch<E: Element>(
         m.into(),
         Arg::from(&*best),
         queue.status().into(),
-        Op::Search.into(),
+        Op::SearchTop.into(),
     ];
-    let blocks = rows.len().min(8 * queue.processors() as usize) as u32;
+    let blocks = rows.len().min(8 * queue.processors().max(1) as usize) as u32;
     // SAFETY: the kernel's parameters; best holds m candidates for each of the rows.
     unsafe { queue.launch(kernel, Grid { blocks: [blocks, 1, 1], threads: 256 }, &args) }
 }

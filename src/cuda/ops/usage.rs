@@ -87,7 +87,7 @@ pub fn prune(
 /// buffer for as many rows as are kept or more; rows behind them are not written.
 ///
 /// A `remap` that does not number ascending rows as [`prune`] does, or more of them than `out` has room for, is
-/// noted in the queue's status, and nothing is moved, then or later, until the status is cleared.
+/// noted in the queue's status, and nothing is moved.
 ///
 /// # Errors
 /// [`Error::Shape`] where the length of `table` is not `K · dim`, or that of `out` not a multiple of `dim`.

@@ -53,10 +53,9 @@ impl<'a> Arena<'a> {
 
     /// The elements of a place. Its caller uses a place by one exclusive view at a time.
     pub fn at<T>(&self, place: Place<T>) -> DeviceMut<'a, T> {
-        let address = self.memory.address() + place.offset as u64;
         // SAFETY: places do not overlap and lie within the memory, whose length was checked against the layout's
         // end and which is this arena's alone; one view at a time is the callers' part, all in this module.
-        unsafe { DeviceMut::from_raw(address, place.len) }
+        unsafe { self.memory.place(place.offset, place.len) }
     }
 
     /// The first `rows · cols` elements of a place as a matrix.

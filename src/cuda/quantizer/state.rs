@@ -2,11 +2,9 @@
 
 use std::vec::Vec;
 
-use cudarc::driver::result;
-
-use super::{DeviceQuantizer, Learner};
+use super::DeviceQuantizer;
 use crate::cuda::device::Stream;
-use crate::cuda::memory::DeviceMut;
+use crate::cuda::memory::{DeviceMut, DeviceRef};
 use crate::error::{Error, Result, same};
 use crate::quantizer::{Quantizer, StateMut, StateRef};
 
@@ -27,17 +25,18 @@ impl DeviceQuantizer<'_> {
         use DeviceState::{F32, F64};
         let (arena, places) = (&self.arena, &self.places);
         let mut state = std::vec![("codebook", F32(arena.at(places.codebook)))];
-        if self.config.learner == Learner::Ema {
-            state.push(("latent", F32(arena.at(places.mean))));
-        }
-        if self.config.factorize {
-            state.extend([
-                ("project_in.weight", F32(arena.at(places.project_in.weight))),
-                ("project_in.bias", F32(arena.at(places.project_in.bias))),
-                ("project_out.weight", F32(arena.at(places.project_out.weight))),
-                ("project_out.bias", F32(arena.at(places.project_out.bias))),
-            ]);
-        }
+        let some = [
+            ("latent", places.latent),
+            ("source", places.source),
+            ("project_in.weight", places.project_in.weight),
+            ("project_in.bias", places.project_in.bias),
+            ("project_out.weight", places.project_out.weight),
+            ("project_out.bias", places.project_out.bias),
+            ("projector.weight", places.projector.weight),
+            ("projector.bias", places.projector.bias),
+        ];
+        let there = some.into_iter().filter(|(_, place)| place.len > 0);
+        state.extend(there.map(|(name, place)| (name, F32(arena.at(place)))));
         state.extend([
             ("cluster_size", F32(arena.at(places.cluster_size))),
             ("exposure", F32(arena.at(places.exposure))),
@@ -57,11 +56,7 @@ impl DeviceQuantizer<'_> {
     /// # Errors
     /// [`Error::Config`] where the configurations differ; [`CudaError::Driver`](crate::cuda::CudaError::Driver).
     pub fn upload(&mut self, stream: &Stream, quantizer: &Quantizer) -> Result<()> {
-        self.write(quantizer, |address, bytes| {
-            stream.raw().context().bind_to_thread()?;
-            // SAFETY: the address is that of a place of as many bytes; the copy is done when the call returns.
-            Ok(unsafe { result::memcpy_htod_sync(address, bytes) }?)
-        })?;
+        self.write(quantizer, |place, bytes| stream.write(place, bytes))?;
         self.refresh(stream)
     }
 
@@ -70,11 +65,7 @@ impl DeviceQuantizer<'_> {
     /// # Errors
     /// [`Error::Config`] where the configurations differ; [`CudaError::Driver`](crate::cuda::CudaError::Driver).
     pub fn download(&mut self, stream: &Stream, quantizer: &mut Quantizer) -> Result<()> {
-        stream.raw().synchronize()?;
-        self.read(quantizer, |address, bytes| {
-            // SAFETY: the address is that of a place of as many bytes.
-            Ok(unsafe { result::memcpy_dtoh_sync(bytes, address) }?)
-        })
+        self.read(quantizer, |place, bytes| stream.read(place, bytes))
     }
 
     fn same_config(&self, quantizer: &Quantizer) -> Result<()> {
@@ -84,11 +75,15 @@ impl DeviceQuantizer<'_> {
         }
     }
 
-    /// Copies every tensor of `quantizer` by `copy(address, bytes)`; then [`refresh`](Self::refresh).
+    /// Copies every tensor of `quantizer` by `copy(place, bytes)`; then [`refresh`](Self::refresh).
     ///
     /// # Errors
     /// [`Error::Config`] where the configurations differ; what `copy` returns.
-    pub fn write(&mut self, quantizer: &Quantizer, copy: impl Fn(u64, &[u8]) -> Result<()>) -> Result<()> {
+    pub fn write(
+        &mut self,
+        quantizer: &Quantizer,
+        copy: impl Fn(&mut DeviceMut<u8>, &[u8]) -> Result<()>,
+    ) -> Result<()> {
         self.same_config(quantizer)?;
         self.set_step(quantizer.step());
         let state = quantizer.state();
@@ -97,11 +92,11 @@ impl DeviceQuantizer<'_> {
             match (place, values) {
                 (DeviceState::F32(place), Some(StateRef::F32(values))) => {
                     same("upload", name, place.len(), values.len())?;
-                    copy(place.address(), bytemuck::cast_slice(values))?;
+                    copy(&mut bytes(&place), bytemuck::cast_slice(values))?;
                 }
                 (DeviceState::F64(place), Some(StateRef::F64(values))) => {
                     same("upload", name, place.len(), values.len())?;
-                    copy(place.address(), bytemuck::cast_slice(values))?;
+                    copy(&mut bytes(&place), bytemuck::cast_slice(values))?;
                 }
                 _ => {
                     return Err(Error::Config { field: name, expected: "a tensor of that name and type in the state" });
@@ -111,11 +106,15 @@ impl DeviceQuantizer<'_> {
         Ok(())
     }
 
-    /// Copies every tensor into `quantizer` by `copy(address, bytes)`.
+    /// Copies every tensor into `quantizer` by `copy(place, bytes)`.
     ///
     /// # Errors
     /// [`Error::Config`] where the configurations differ; what `copy` returns.
-    pub fn read(&mut self, quantizer: &mut Quantizer, copy: impl Fn(u64, &mut [u8]) -> Result<()>) -> Result<()> {
+    pub fn read(
+        &mut self,
+        quantizer: &mut Quantizer,
+        copy: impl Fn(&DeviceRef<u8>, &mut [u8]) -> Result<()>,
+    ) -> Result<()> {
         self.same_config(quantizer)?;
         let step = self.step;
         let state = self.state_mut();
@@ -124,11 +123,11 @@ impl DeviceQuantizer<'_> {
             match (place, found) {
                 (StateMut::F32(to), Some(DeviceState::F32(from))) => {
                     same("download", name, from.len(), to.len())?;
-                    copy(from.address(), bytemuck::cast_slice_mut(to))
+                    copy(&bytes(from).shared(), bytemuck::cast_slice_mut(to))
                 }
                 (StateMut::F64(to), Some(DeviceState::F64(from))) => {
                     same("download", name, from.len(), to.len())?;
-                    copy(from.address(), bytemuck::cast_slice_mut(to))
+                    copy(&bytes(from).shared(), bytemuck::cast_slice_mut(to))
                 }
                 (StateMut::U64(to), None) if name == "step" => {
                     to.fill(step);
@@ -138,4 +137,10 @@ impl DeviceQuantizer<'_> {
             }
         })
     }
+}
+
+/// The bytes of a place.
+fn bytes<'v, T>(place: &DeviceMut<'v, T>) -> DeviceMut<'v, u8> {
+    // SAFETY: all of the view, which is not used while this one is.
+    unsafe { place.place(0, place.len() * size_of::<T>()) }
 }
