@@ -6,7 +6,7 @@ use vq_kernels::ops::ema::{self, Activity, Statistics};
 use vq_kernels::rng::Rng;
 use vq_kernels::{Cpu, Error, NO_CODE};
 
-use crate::common::{assert_same_bits, assert_same_bits64, mat, mat_mut, paint};
+use crate::common::{assert_same_bits, assert_same_bits64, grid, mat, mat_mut, paint};
 use crate::normalize::hostile;
 use crate::support::{Gpu, refused};
 
@@ -352,6 +352,24 @@ fn same_bits() {
 }
 
 /// The data's faults: the CPU's error, from the tuned and the reference kernel, and nothing of such rows added.
+#[test]
+fn the_exponent_is_of_counted_rows() {
+    let gpu = Gpu::default();
+    for (rows, dim) in [(40, 1), (40, 3), (70, 9), (40, 33)] {
+        for odd in 0..rows {
+            // One row far above all others, that has no code.
+            let mut x = grid(rows * dim, odd as u64, 64);
+            x[odd * dim + odd % dim] = 1e9;
+            let codes: Vec<u32> = (0..rows).map(|row| if row == odd { NO_CODE } else { 0 }).collect();
+            let expected = ema::exponent(mat(&x, rows, dim), &codes, None).expect("shapes");
+            assert!(expected <= 0);
+            let mut out = gpu.room::<i32>(1);
+            gpu_ema::exponent(&gpu, &gpu.mat(&x, rows, dim), &gpu.slice(&codes), None, &mut out).expect("shapes");
+            assert_eq!(gpu.read(&out), [expected], "row {odd} of {rows} x {dim}");
+        }
+    }
+}
+
 #[test]
 fn the_status_names_the_cpus_errors() {
     let gpu = Gpu::default();

@@ -57,8 +57,8 @@ struct Device {
     weights: DeviceRef<'static, f32>,
 }
 
-const SHAPES: [(usize, usize); 9] =
-    [(1, 1), (13, 3), (40, 8), (33, 17), (37, 32), (29, 33), (31, 100), (2500, 2), (1025, 5)];
+const SHAPES: [(usize, usize); 10] =
+    [(16_900, 1), (1, 1), (13, 3), (40, 8), (33, 17), (37, 32), (29, 33), (31, 100), (2500, 2), (1025, 5)];
 
 fn cases() -> impl Iterator<Item = Case> {
     SHAPES.into_iter().flat_map(|(rows, dim)| [true, false].map(|tame| Case::new(rows, dim, tame)))

@@ -18,7 +18,7 @@ fn rows(count: usize, width: usize, step: u64) -> Vec<f32> {
         x[2 * width] = f32::NAN;
         x[7 * width + width - 1] = f32::INFINITY;
         x[9 * width..10 * width].fill(0.0);
-        x[11 * width..12 * width].iter_mut().for_each(|x| *x *= 1e-38);
+        x[11 * width..12 * width].iter_mut().for_each(|x| *x *= 1e-42);
     }
     x
 }
