@@ -195,7 +195,8 @@ impl<'a> Index<'a> {
     ///
     /// # Errors
     /// [`Error::File`] where `bytes` are no index of this version, truncated, overlong, corrupted, not aligned to
-    /// [`ALIGN`], or hold elements that this build or machine cannot read.
+    /// [`ALIGN`], or hold elements that this build or machine cannot read; [`Error::Empty`], [`Error::TooLarge`] and
+    /// [`Error::Config`] where a sound checksum covers a shape or a scale that cannot be.
     pub fn read(bytes: &'a [u8]) -> Result<Self> {
         let Some((header, codes)) = bytes.split_first_chunk::<HEADER>() else {
             return refuse("length", "at least the 64 bytes of a header");
