@@ -209,7 +209,7 @@ impl<'a> Index<'a> {
         if u16::from_le_bytes([header[8], header[9]]) != VERSION {
             return refuse("version", "1");
         }
-        if bytes.as_ptr().addr() % ALIGN != 0 {
+        if !bytes.as_ptr().addr().is_multiple_of(ALIGN) {
             return refuse("address", "one aligned to 64 bytes");
         }
         if u64_at(32) != bytes.len() as u64 {
