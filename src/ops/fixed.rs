@@ -184,10 +184,11 @@ impl<F: Fixed> Scoring for Integers<F> {
 
     #[inline(always)]
     fn scores<const N: usize>(&self, x: &[F], codes: &[&[F]; N], starts: &[i64; N]) -> [i64; N] {
-        let shift = u32::from(self.metric == Metric::L2);
         let mut scores = F::dots(x, *codes);
-        for (score, start) in scores.iter_mut().zip(starts) {
-            *score = (*score << shift) + start;
+        if self.metric == Metric::L2 {
+            for (score, start) in scores.iter_mut().zip(starts) {
+                *score += *score + start;
+            }
         }
         scores
     }

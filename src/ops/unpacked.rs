@@ -168,6 +168,8 @@ impl<V: Lanes, E: Element, B: Element> Scoring for Chains<V, E, B> {
         for (sum, &start) in sums.iter_mut().zip(starts) {
             *sum = self.splat(start);
         }
+        // Cut to the row's length, which they have: indices need no check.
+        let codes = codes.map(|code| &code[..x.len()]);
         for (i, x) in x.iter().enumerate() {
             let x = self.splat(x.to_f32());
             for (sum, code) in sums.iter_mut().zip(codes) {

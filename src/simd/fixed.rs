@@ -10,14 +10,23 @@ pub(crate) use portable::{dots_q7, dots_q15};
 #[cfg(all(target_arch = "arm", any(feature = "cortex-m-dsp", target_feature = "dsp")))]
 pub(crate) use dsp::{dots_q7, dots_q15};
 
+/// All cut to the shortest of them: indices below one length are below all.
+#[inline(always)]
+fn cut<'a, T, const N: usize>(x: &'a [T], codes: [&'a [T]; N]) -> (&'a [T], [&'a [T]; N]) {
+    let len = codes.iter().fold(x.len(), |len, code| len.min(code.len()));
+    (&x[..len], codes.map(|code| &code[..len]))
+}
+
 #[cfg_attr(all(target_arch = "arm", any(feature = "cortex-m-dsp", target_feature = "dsp")), expect(dead_code))]
 mod portable {
+    use super::cut;
+
     /// The inner products of `x` and each of `codes`, of at most 2¹⁶ elements.
     #[inline(always)]
     pub(crate) fn dots_q7<const N: usize>(x: &[i8], codes: [&[i8]; N]) -> [i64; N] {
         let mut sums = [0i32; N];
-        let len = codes.iter().fold(x.len(), |len, code| len.min(code.len()));
-        for i in 0..len {
+        let (x, codes) = cut(x, codes);
+        for i in 0..x.len() {
             for (sum, code) in sums.iter_mut().zip(codes) {
                 *sum += i32::from(x[i]) * i32::from(code[i]);
             }
@@ -29,8 +38,8 @@ mod portable {
     #[inline(always)]
     pub(crate) fn dots_q15<const N: usize>(x: &[i16], codes: [&[i16]; N]) -> [i64; N] {
         let mut sums = [0i64; N];
-        let len = codes.iter().fold(x.len(), |len, code| len.min(code.len()));
-        for i in 0..len {
+        let (x, codes) = cut(x, codes);
+        for i in 0..x.len() {
             for (sum, code) in sums.iter_mut().zip(codes) {
                 *sum += i64::from(i32::from(x[i]) * i32::from(code[i]));
             }
@@ -41,27 +50,26 @@ mod portable {
 
 #[cfg(all(target_arch = "arm", any(feature = "cortex-m-dsp", target_feature = "dsp")))]
 mod dsp {
+    use super::cut;
     use core::arch::asm;
 
     /// The inner products of `x` and each of `codes`, of at most 2¹⁶ elements.
     #[inline(always)]
     pub(crate) fn dots_q7<const N: usize>(x: &[i8], codes: [&[i8]; N]) -> [i64; N] {
         let mut sums = [0i32; N];
-        let len = codes.iter().fold(x.len(), |len, code| len.min(code.len()));
-        let mut i = 0;
-        while i + 4 <= len {
-            let x = pairs(word(bytemuck::cast_slice(&x[i..i + 4])));
-            for (sum, code) in sums.iter_mut().zip(codes) {
-                let code = pairs(word(bytemuck::cast_slice(&code[i..i + 4])));
+        let (x, codes) = cut(x, codes);
+        let (words, code_words) = cut(words(x), codes.map(words));
+        for (i, &x) in words.iter().enumerate() {
+            let x = pairs(u32::from_ne_bytes(x));
+            for (sum, code) in sums.iter_mut().zip(code_words) {
+                let code = pairs(u32::from_ne_bytes(code[i]));
                 *sum = smlad(x.1, code.1, smlad(x.0, code.0, *sum));
             }
-            i += 4;
         }
-        while i < len {
+        for i in words.len() * 4..x.len() {
             for (sum, code) in sums.iter_mut().zip(codes) {
                 *sum += i32::from(x[i]) * i32::from(code[i]);
             }
-            i += 1;
         }
         sums.map(i64::from)
     }
@@ -70,16 +78,15 @@ mod dsp {
     #[inline(always)]
     pub(crate) fn dots_q15<const N: usize>(x: &[i16], codes: [&[i16]; N]) -> [i64; N] {
         let mut sums = [0i64; N];
-        let len = codes.iter().fold(x.len(), |len, code| len.min(code.len()));
-        let mut i = 0;
-        while i + 2 <= len {
-            let x = word(bytemuck::cast_slice(&x[i..i + 2]));
-            for (sum, code) in sums.iter_mut().zip(codes) {
-                *sum = smlald(x, word(bytemuck::cast_slice(&code[i..i + 2])), *sum);
+        let (x, codes) = cut(x, codes);
+        let (words, code_words) = cut(words(x), codes.map(words));
+        for (i, &x) in words.iter().enumerate() {
+            let x = u32::from_ne_bytes(x);
+            for (sum, code) in sums.iter_mut().zip(code_words) {
+                *sum = smlald(x, u32::from_ne_bytes(code[i]), *sum);
             }
-            i += 2;
         }
-        if i < len {
+        for i in words.len() * 2..x.len() {
             for (sum, code) in sums.iter_mut().zip(codes) {
                 *sum += i64::from(i32::from(x[i]) * i32::from(code[i]));
             }
@@ -87,10 +94,10 @@ mod dsp {
         sums
     }
 
-    /// Four bytes in memory order: one load, which needs no alignment.
+    /// Four bytes at a time, in memory order: one load each, which needs no alignment.
     #[inline(always)]
-    fn word(bytes: &[u8]) -> u32 {
-        bytes.first_chunk().map_or(0, |&bytes| u32::from_ne_bytes(bytes))
+    fn words<T: bytemuck::Pod>(elements: &[T]) -> &[[u8; 4]] {
+        bytemuck::cast_slice::<T, u8>(elements).as_chunks().0
     }
 
     /// Four i8 as two pairs of i16: the even ones and the odd ones.
