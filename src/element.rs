@@ -1,6 +1,8 @@
 //! Storage types: rows may be stored as f32, f16 or bf16 and codes as u32 or u16; computation is f32.
+//! Fixed-point rows, q7 and q15, are a contract of their own: computation is in integers.
 
 use crate::error::{Error, Result};
+use crate::simd::{dots_q7, dots_q15};
 
 /// The code of a row that has none: its scores are all NaN, or its weight is zero.
 ///
@@ -71,6 +73,39 @@ macro_rules! half_element {
 half_element!(half::f16, "f16");
 #[cfg(feature = "half")]
 half_element!(half::bf16, "bf16");
+
+/// A fixed-point type that rows and codes are stored in: `i8` for q7, `i16` for q15.
+pub trait Fixed: sealed::Sealed + Copy + PartialEq + Into<i64> + Send + Sync + 'static {
+    /// The type's name: `"q7"`, `"q15"`.
+    const NAME: &'static str;
+    /// The nearest value, of two equally near the even one; the type's ends beyond them. NaN becomes 0.
+    fn nearest(x: f64) -> Self;
+    /// The inner products of `x` and each of `codes`, exactly. Elements beyond the shortest are left out.
+    #[doc(hidden)]
+    fn dots<const N: usize>(x: &[Self], codes: [&[Self]; N]) -> [i64; N];
+}
+
+macro_rules! fixed {
+    ($type:ty, $name:literal, $dots:ident) => {
+        impl sealed::Sealed for $type {}
+        impl Fixed for $type {
+            const NAME: &'static str = $name;
+            #[inline]
+            fn nearest(x: f64) -> Self {
+                // Where the unit in the last place is 1, adding rounds to an integer, ties to even.
+                const TO_INTEGER: f64 = 1.5 * (1u64 << 52) as f64;
+                let within = x.clamp(Self::MIN.into(), Self::MAX.into());
+                ((within + TO_INTEGER) - TO_INTEGER) as Self
+            }
+            #[inline(always)]
+            fn dots<const N: usize>(x: &[Self], codes: [&[Self]; N]) -> [i64; N] {
+                $dots(x, codes)
+            }
+        }
+    };
+}
+fixed!(i8, "q7", dots_q7);
+fixed!(i16, "q15", dots_q15);
 
 /// An integer type that codes are stored in. Its largest value stands for "no code".
 pub trait Code: sealed::Sealed + Copy + Send + Sync + 'static {

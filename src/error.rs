@@ -81,6 +81,13 @@ pub enum Error {
         /// What must come before it.
         expected: &'static str,
     },
+    /// A file is not what it claims to be, or cannot be read here.
+    File {
+        /// What is wrong with it.
+        field: &'static str,
+        /// What is accepted.
+        expected: &'static str,
+    },
     /// A sum could leave its integer range: more than 2²² rows fell to one code.
     Overflow {
         /// The op that refused.
@@ -119,6 +126,7 @@ impl fmt::Display for Error {
             }
             Self::Config { field, expected } => write!(f, "config: {field}: expected {expected}"),
             Self::Order { op, expected } => write!(f, "{op}: out of turn, expected {expected} before it"),
+            Self::File { field, expected } => write!(f, "file: {field} is wrong, expected {expected}"),
             Self::Overflow { op, code } => {
                 write!(f, "{op}: more than 2^22 rows fell to code {code}; apply the statistics more often")
             }

@@ -17,6 +17,7 @@ mod simd;
 
 #[cfg(feature = "cuda")]
 pub mod cuda;
+pub mod index;
 #[cfg(feature = "alloc")]
 pub mod kmeans;
 pub mod ops;
@@ -26,7 +27,7 @@ pub mod rng;
 
 pub use codebook::{Line, MAX_CODES, MAX_DIM, Metric, PANEL, PackedCodebook, Packing};
 pub use cpu::{Cpu, Pool};
-pub use element::{Code, Element, NO_CODE};
+pub use element::{Code, Element, Fixed, NO_CODE};
 pub use error::{Error, Result};
 pub use matrix::{MatMut, MatRef};
 pub use real::Real;

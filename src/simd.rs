@@ -10,10 +10,12 @@ mod avx512;
 #[cfg(target_arch = "x86_64")]
 mod bytes;
 mod dots;
+mod fixed;
 mod fma;
 mod scalar;
 
 pub(crate) use dots::Dots;
+pub(crate) use fixed::{dots_q7, dots_q15};
 pub(crate) use fma::fma32;
 
 use crate::error::{Error, Result};

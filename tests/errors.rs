@@ -33,6 +33,7 @@ fn named(error: &Error) -> Vec<String> {
         }
         Error::Config { field, expected } => vec![field.to_string(), expected.to_string()],
         Error::Order { op, expected } => vec![op.to_string(), expected.to_string()],
+        Error::File { field, expected } => vec![field.to_string(), expected.to_string()],
         Error::Overflow { op, code } => vec![op.to_string(), code.to_string()],
         Error::Isa { name } => vec![name.to_string()],
         // The enum is non-exhaustive: a new variant comes here, and fails.
@@ -60,12 +61,24 @@ fn every_error_is_reached_and_names_its_parts() {
         Quantizer::new(Config { decay: 1.0, ..Config::default() }, Initial::Normal).unwrap_err(),
         Quantizer::new(Config::default(), Initial::Normal).unwrap().update(&cpu).unwrap_err(),
         full.clone().accumulate(&cpu, mat(&[1.0], 1, 1), &[1], None).unwrap_err(),
+        vq_kernels::index::Index::read(&[]).unwrap_err(),
         Isa::from_name("neon").unwrap_err(),
     ];
     let mut reached: Vec<String> = errors.iter().map(variant).collect();
     reached.sort();
-    let all =
-        ["CodeOutOfRange", "CodeWidth", "Config", "Empty", "Isa", "Order", "Overflow", "Shape", "TooLarge", "Value"];
+    let all = [
+        "CodeOutOfRange",
+        "CodeWidth",
+        "Config",
+        "Empty",
+        "File",
+        "Isa",
+        "Order",
+        "Overflow",
+        "Shape",
+        "TooLarge",
+        "Value",
+    ];
     assert_eq!(reached, all);
     for error in &errors {
         let message = error.to_string();

@@ -191,7 +191,7 @@ pub fn missing(file: &SafetensorsFile, name: &str) -> Failure {
 }
 
 /// Refuses an output that would replace one of the files it is made from, or that cannot be a file.
-pub fn check_output(output: &Path, inputs: [&Path; 2]) -> Result<(), Failure> {
+pub fn check_output<const N: usize>(output: &Path, inputs: [&Path; N]) -> Result<(), Failure> {
     let refuse = |why| Err(Failure::new(format!("--output `{}` {why}; choose another name", output.display())));
     // A path that does not resolve is no existing file, and is reported by whoever opens it.
     let Ok(place) = fs::canonicalize(output) else { return Ok(()) };

@@ -10,6 +10,7 @@ use vq_kernels::ops::usage::Usage;
 use crate::common::Failure;
 use crate::common::tensors::{Dtype, SafetensorsFile};
 use crate::common::terminal::print;
+use crate::index::describe;
 
 /// The settings that this program, `train_codebook` and PyTorch write beside tensors.
 const KNOWN_METADATA: [&str; 11] =
@@ -18,14 +19,18 @@ const KNOWN_METADATA: [&str; 11] =
 /// What `inspect` is asked for.
 #[derive(Args)]
 pub struct Options {
-    /// A safetensors file.
+    /// A safetensors file, or an index.
     file: PathBuf,
 }
 
 /// Prints the tensors, the known metadata, and figures of `codebook` and `codes` where they are there.
 pub fn inspect(options: &Options) -> Result<(), Failure> {
-    let mut file = SafetensorsFile::open(&options.file)?;
     let mut lines = vec![options.file.display().to_string()];
+    if let Some(index) = describe(&options.file)? {
+        lines.push(index);
+        return print(&lines.join("\n"));
+    }
+    let mut file = SafetensorsFile::open(&options.file)?;
     for name in file.names() {
         if let Some((dtype, shape)) = file.info(&name) {
             lines.push(format!("  tensor    {name} {dtype} {shape:?}"));

@@ -8,8 +8,39 @@
 pub(crate) fn fma32(a: f32, b: f32, c: f32) -> f32 {
     #[cfg(all(feature = "std", any(target_feature = "fma", target_arch = "aarch64")))]
     return a.mul_add(b, c);
-    #[cfg(not(all(feature = "std", any(target_feature = "fma", target_arch = "aarch64"))))]
+    #[cfg(all(feature = "cortex-m-fma", target_arch = "arm", target_os = "none", target_abi = "eabihf"))]
+    return vfma(a, b, c);
+    #[cfg(not(any(
+        all(feature = "std", any(target_feature = "fma", target_arch = "aarch64")),
+        all(feature = "cortex-m-fma", target_arch = "arm", target_os = "none", target_abi = "eabihf")
+    )))]
     return soft_fma32(a, b, c);
+}
+
+/// The FPU's own, of Cortex-M4F and every later Cortex-M with an FPU.
+///
+/// Through the core registers, since stable Rust does not let `asm!` name float operands on these targets.
+#[cfg(all(feature = "cortex-m-fma", target_arch = "arm", target_os = "none", target_abi = "eabihf"))]
+#[inline(always)]
+fn vfma(a: f32, b: f32, c: f32) -> f32 {
+    let sum: u32;
+    // SAFETY: the feature promises an FPU with VFMA; nothing but the registers named here is touched.
+    unsafe {
+        core::arch::asm!(
+            "vmov s0, {a}",
+            "vmov s1, {b}",
+            "vmov s2, {c}",
+            "vfma.f32 s2, s0, s1",
+            "vmov {sum}, s2",
+            a = in(reg) a.to_bits(),
+            b = in(reg) b.to_bits(),
+            c = in(reg) c.to_bits(),
+            sum = lateout(reg) sum,
+            out("s0") _, out("s1") _, out("s2") _,
+            options(pure, nomem, nostack),
+        );
+    }
+    f32::from_bits(sum)
 }
 
 /// `a · b + c`, rounded once, from f64 arithmetic.
@@ -18,7 +49,13 @@ pub(crate) fn fma32(a: f32, b: f32, c: f32) -> f32 {
 /// "Emulation of FMA and correctly rounded sums", IEEE TC 2008, theorem 1), after which rounding to
 /// f32 is the same as rounding once, subnormal results included, since 53 ≥ 2·24 + 2.
 #[inline]
-#[cfg_attr(all(feature = "std", any(target_feature = "fma", target_arch = "aarch64")), expect(dead_code))]
+#[cfg_attr(
+    any(
+        all(feature = "std", any(target_feature = "fma", target_arch = "aarch64")),
+        all(feature = "cortex-m-fma", target_arch = "arm", target_os = "none", target_abi = "eabihf")
+    ),
+    expect(dead_code)
+)]
 pub(crate) fn soft_fma32(a: f32, b: f32, c: f32) -> f32 {
     let product = f64::from(a) * f64::from(b);
     let addend = f64::from(c);

@@ -232,3 +232,47 @@ fn inspect_tells_tensors_settings_and_duplicates() {
     let told = place.run("quantize inspect book.st").ok().stdout;
     assert!(told.contains("1 exact duplicates, 1 codes with NaN"), "{told}");
 }
+
+#[test]
+fn an_index_holds_the_codes_and_is_whole_or_refused() {
+    use vq_kernels::index::{Codes, Index};
+    let place = Place::new();
+    let codes = clustered(70, 6, 70, 6);
+    place.write_tensor("book.st", "codebook", Dtype::F32, &[70, 6], &f32_bytes(&codes));
+    let largest = codes.iter().fold(0.0f32, |largest, x| largest.max(x.abs()));
+    for (element, scale) in [("f32", 1.0), ("f16", 1.0), ("q7", 127.0 / largest), ("q15", 32767.0 / largest)] {
+        let line = format!("quantize index --codebook book.st --output book.vqi --element {element} --metric l2");
+        place.run(&line).ok();
+        let told = place.run("quantize inspect book.vqi").ok().stdout;
+        assert!(told.contains(&format!("70 codes of 6 dimensions in {element}, l2, scale {scale}")), "{told}");
+        let bytes = place.bytes("book.vqi");
+        let mut lines = vec![vq_kernels::Line([0.0; 16]); bytes.len().div_ceil(64)];
+        bytemuck::cast_slice_mut(&mut lines)[..bytes.len()].copy_from_slice(&bytes);
+        let index = Index::read(&bytemuck::cast_slice(&lines)[..bytes.len()]).expect("an index");
+        // Half a step of each element's own type.
+        let (read, most): (Vec<f32>, f32) = match index.codes() {
+            Codes::F32(read) => (read.data().to_vec(), 0.0),
+            Codes::F16(read) => (read.data().iter().map(|x| x.to_f32()).collect(), largest / 2048.0),
+            Codes::Q7(read) => (read.data().iter().map(|&x| f32::from(x) / scale).collect(), 0.5001 / scale),
+            Codes::Q15(read) => (read.data().iter().map(|&x| f32::from(x) / scale).collect(), 0.5001 / scale + 1e-6),
+            _ => panic!("an element of four"),
+        };
+        let error = codes.iter().zip(&read).fold(0.0f32, |error, (a, b)| error.max((a - b).abs()));
+        assert!(read.len() == codes.len() && error <= most, "{element}: {error} > {most}");
+    }
+    place.write_cut("book.vqi", 0.9, "cut.vqi");
+    place.write_tensor("wild.st", "codebook", Dtype::F32, &[2, 1], &f32_bytes(&[1e6, f32::NAN]));
+    for (line, parts) in [
+        ("inspect cut.vqi", ["`cut.vqi`", "truncated"]),
+        ("index --codebook book.st --output book.st", ["`book.st`", "also an input"]),
+        ("index --codebook book.st --output o --scale 3", ["--scale", "q15"]),
+        ("index --codebook book.st --output o --element q7 --scale 0", ["scale", "above 0"]),
+        ("index --codebook wild.st --output o --element q7", ["`wild.st`", "NaN"]),
+        ("index --codebook wild.st --output o --element f16", ["f16", "1000000"]),
+    ] {
+        let done = place.run(&format!("quantize {line}"));
+        assert_eq!(done.code, 1, "{line}");
+        done.says(&parts);
+    }
+    assert!(!place.files().contains(&"o".to_owned()));
+}
