@@ -187,7 +187,7 @@ impl<F: Fixed> Scoring for Integers<F> {
         let mut scores = F::dots(x, *codes);
         if self.metric == Metric::L2 {
             for (score, start) in scores.iter_mut().zip(starts) {
-                *score += *score + start;
+                *score = 2 * *score + start;
             }
         }
         scores
