@@ -1,7 +1,7 @@
 //! The nearest code of each row in a plain codebook, exactly: contract A without packing.
 //!
 //! x: `[rows, dim]`; codebook: `[K, dim]`, row after row, in f32, f16 or bf16, as it lies in flash or in a
-//! file; codes: `[rows]`. Scores, ties, NaN and their bits are those of [`search`](super::search), whose
+//! file; codes: `[rows]`. Scores, ties, NaN and their bits are those of [`search`](mod@super::search), whose
 //! `reference` this op has as well.
 //!
 //! How: eight rows at a time, four chains side by side; elements are widened where they are read. Cost:
