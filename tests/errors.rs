@@ -124,7 +124,8 @@ fn views_refuse_wrong_lengths_and_overflowing_shapes() {
         assert_eq!(MatRef::new(&data, rows, cols).unwrap_err(), expected);
         assert_eq!(MatMut::new(&mut data, rows, cols).unwrap_err(), expected);
     }
-    for (rows, cols) in [(usize::MAX, 2), (2, usize::MAX), (usize::MAX, usize::MAX), (1 << 32, 1 << 32)] {
+    const ROOT: usize = 1 << (usize::BITS / 2);
+    for (rows, cols) in [(usize::MAX, 2), (2, usize::MAX), (usize::MAX, usize::MAX), (ROOT, ROOT)] {
         assert_eq!(variant(&MatRef::new(&data, rows, cols).unwrap_err()), "TooLarge");
         assert_eq!(variant(&MatMut::new(&mut data, rows, cols).unwrap_err()), "TooLarge");
     }
@@ -527,13 +528,13 @@ fn an_activity_of_unequal_lengths_is_refused() {
 #[test]
 fn shapes_beyond_memory_are_errors() {
     type Call = fn() -> Result<(), Error>;
+    const HUGE: usize = 1 << (usize::BITS - 3);
     let calls: [(&str, Call); 3] = [
         ("inputs", || {
-            Quantizer::new(Config { inputs: 1 << 61, dim: 1, codes: 1, ..Config::default() }, Initial::Normal)
-                .map(|_| ())
+            Quantizer::new(Config { inputs: HUGE, dim: 1, codes: 1, ..Config::default() }, Initial::Normal).map(|_| ())
         }),
         ("source_dim", || {
-            let learner = Learner::Projector { source_dim: 1 << 61 };
+            let learner = Learner::Projector { source_dim: HUGE };
             let config =
                 Config { inputs: 1, dim: 1, codes: 1, learner, restart: None, factorize: false, ..Config::default() };
             Quantizer::new(config, Initial::Normal).map(|_| ())
