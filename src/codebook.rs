@@ -47,7 +47,7 @@ pub enum Packing {
     F32,
     /// Besides, a copy in 8 bits, a quarter as large, for the certified coarse pass: a faster search
     /// with the same codes where the processor multiplies bytes (AVX2, faster with VNNI; NEON with dot products;
-    /// WebAssembly with 128-bit vectors).
+    /// WebAssembly).
     Int8,
     /// Besides the f32, for codes of unit length and at most 16 dimensions compared by [`Metric::Cosine`]: the codes in
     /// cells, for the [pruned](crate::ops::Search::Pruned) search, which visits a few percent of them. Packing takes

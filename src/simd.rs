@@ -179,14 +179,15 @@ impl Isa {
         }
     }
 
-    /// Whether some tier of the build target multiplies bytes: elsewhere kernels of dot products are not compiled.
+    /// Whether some tier of the build target gains by products of bytes: elsewhere kernels of them are not compiled.
     pub(crate) const DOTS: bool = native::Tier::DOTS;
 
     /// Elements of a codebook from which on multiplying bytes finds the nearest code sooner than f32 does; none
     /// where it never does.
     pub(crate) fn coarse_from(self) -> Option<usize> {
         match self.0 {
-            Tier::Scalar => None,
+            // In WebAssembly an f32 takes a software FMA, and integers do not.
+            Tier::Scalar => cfg!(target_family = "wasm").then_some(1 << 10),
             Tier::Native(tier) => tier.coarse_from(),
         }
     }

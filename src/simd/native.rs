@@ -7,7 +7,8 @@ use crate::simd::{DotKernel, Kernel};
 pub(super) enum Tier {}
 
 impl Tier {
-    pub const DOTS: bool = false;
+    /// WebAssembly has no FMA, so that integers are many times faster. Microcontrollers have not the stack.
+    pub const DOTS: bool = cfg!(target_family = "wasm");
 
     pub fn available() -> impl Iterator<Item = Self> {
         core::iter::empty()
