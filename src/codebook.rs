@@ -46,7 +46,8 @@ pub enum Packing {
     /// The codes in f32: all that a search needs.
     F32,
     /// Besides, a copy in 8 bits, a quarter as large, for the certified coarse pass: a faster search
-    /// with the same codes where the processor multiplies bytes (AVX2, faster with VNNI).
+    /// with the same codes where the processor multiplies bytes (AVX2, faster with VNNI; NEON with dot products;
+    /// WebAssembly).
     Int8,
     /// Besides the f32, for codes of unit length and at most 16 dimensions compared by [`Metric::Cosine`]: the codes in
     /// cells, for the [pruned](crate::ops::Search::Pruned) search, which visits a few percent of them. Packing takes
@@ -58,7 +59,7 @@ pub enum Packing {
 impl Packing {
     /// The fastest for this machine.
     pub fn detect() -> Self {
-        if Isa::detect().has_dots() { Self::Int8 } else { Self::F32 }
+        if Isa::detect().coarse_from().is_some() { Self::Int8 } else { Self::F32 }
     }
 }
 

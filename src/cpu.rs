@@ -205,6 +205,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(target_family = "wasm", ignore = "there are no threads")]
     fn divided_work_covers_every_item_once() {
         for items in [0, 1, 95, 96, 97, 1000, 5000] {
             let mut seen = std::vec![0u8; items];

@@ -3,16 +3,16 @@
 //! An algorithm is written once, generic over [`Lanes`], as a [`Kernel`]; the files below this one
 //! hold the register types and no algorithm.
 
-#[cfg(target_arch = "x86_64")]
-mod avx2;
-#[cfg(target_arch = "x86_64")]
-mod avx512;
-#[cfg(target_arch = "x86_64")]
-mod bytes;
 mod dots;
 mod fixed;
 mod fma;
 mod scalar;
+
+/// The architecture's own tiers: an enum `Tier` of what run-time detection may find.
+#[cfg_attr(target_arch = "x86_64", path = "simd/x86.rs")]
+#[cfg_attr(all(target_arch = "aarch64", target_feature = "neon", target_endian = "little"), path = "simd/neon.rs")]
+#[cfg_attr(all(target_arch = "wasm32", target_feature = "simd128"), path = "simd/wasm.rs")]
+mod native;
 
 pub(crate) use dots::Dots;
 pub(crate) use fixed::{dots_q7, dots_q15};
@@ -29,7 +29,7 @@ use crate::error::{Error, Result};
 /// The CPU must support the implementing type's instruction set. Pointers need no alignment but
 /// must be valid for `N` elements (`n` for the partial forms).
 pub(crate) trait Lanes: Copy {
-    /// Number of lanes: 1, 8 or 16; always a divisor of 64.
+    /// Number of lanes: 1, 4, 8 or 16; always a divisor of 64.
     const N: usize;
     /// All lanes `x`.
     unsafe fn splat(x: f32) -> Self;
@@ -49,7 +49,8 @@ pub(crate) trait Lanes: Copy {
     unsafe fn mul(self, b: Self) -> Self;
     /// `self / b`.
     unsafe fn div(self, b: Self) -> Self;
-    /// The larger of `self` (the candidate) and `best`; `best` where either is NaN.
+    /// The larger of `self` (the candidate) and `best`, which is not NaN; `best` where `self` is NaN. No NaN is a
+    /// signalling one: none comes out of arithmetic.
     unsafe fn max_keep(self, best: Self) -> Self;
     /// Bit `l` is set where lane `l` of `self` is greater than that of `b`.
     unsafe fn gt_mask(self, b: Self) -> u32;
@@ -88,14 +89,7 @@ pub struct Isa(Tier);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Tier {
     Scalar,
-    #[cfg(target_arch = "x86_64")]
-    Avx2,
-    #[cfg(target_arch = "x86_64")]
-    Avx2Vnni,
-    #[cfg(target_arch = "x86_64")]
-    Avx512,
-    #[cfg(target_arch = "x86_64")]
-    Avx512Vnni,
+    Native(native::Tier),
 }
 
 impl Isa {
@@ -104,42 +98,42 @@ impl Isa {
     pub const SCALAR: Self = Self(Tier::Scalar);
 
     /// Names that [`from_name`](Self::from_name) knows, on any machine.
-    pub const NAMES: &'static [&'static str] = &["scalar", "avx2", "avx2vnni", "avx512", "avx512vnni"];
+    pub const NAMES: &'static [&'static str] =
+        &["scalar", "avx2", "avx2vnni", "avx512", "avx512vnni", "neon", "neondot", "simd128"];
 
     /// AVX2 with FMA, where this machine has both.
     pub fn avx2() -> Option<Self> {
-        #[cfg(target_arch = "x86_64")]
-        if has_avx2() {
-            return Some(Self(Tier::Avx2));
-        }
-        None
+        Self::find("avx2")
     }
 
     /// AVX2 with FMA and AVX-VNNI, where this machine has all three.
     pub fn avx2_vnni() -> Option<Self> {
-        #[cfg(target_arch = "x86_64")]
-        if has_avx2() && has_avx_vnni() {
-            return Some(Self(Tier::Avx2Vnni));
-        }
-        None
+        Self::find("avx2vnni")
     }
 
     /// AVX-512 (F), where this machine has it beside AVX2 and FMA.
     pub fn avx512() -> Option<Self> {
-        #[cfg(target_arch = "x86_64")]
-        if has_avx2() && has_avx512() {
-            return Some(Self(Tier::Avx512));
-        }
-        None
+        Self::find("avx512")
     }
 
     /// AVX-512 (F, BW, VNNI), where this machine has it beside AVX2 and FMA.
     pub fn avx512_vnni() -> Option<Self> {
-        #[cfg(target_arch = "x86_64")]
-        if has_avx2() && has_avx512() && has_avx512_vnni() {
-            return Some(Self(Tier::Avx512Vnni));
-        }
-        None
+        Self::find("avx512vnni")
+    }
+
+    /// NEON: every little-endian aarch64 machine, but for targets without floating point.
+    pub fn neon() -> Option<Self> {
+        Self::find("neon")
+    }
+
+    /// NEON with the dot products of bytes (Armv8.2 FEAT_DotProd), where this machine has both.
+    pub fn neon_dot() -> Option<Self> {
+        Self::find("neondot")
+    }
+
+    /// WebAssembly's 128-bit vectors, where the build target has them (`-C target-feature=+simd128`).
+    pub fn simd128() -> Option<Self> {
+        Self::find("simd128")
     }
 
     /// The fastest that this machine has. Without `std` only what the build target guarantees is seen.
@@ -149,8 +143,12 @@ impl Isa {
 
     /// All that this machine has, slowest first.
     pub fn available() -> impl Iterator<Item = Self> {
-        let all = [Some(Self::SCALAR), Self::avx2(), Self::avx2_vnni(), Self::avx512(), Self::avx512_vnni()];
-        all.into_iter().flatten()
+        let native = native::Tier::available().map(|tier| Self(Tier::Native(tier)));
+        core::iter::once(Self::SCALAR).chain(native)
+    }
+
+    fn find(name: &str) -> Option<Self> {
+        Self::available().find(|isa| isa.name() == name)
     }
 
     /// By name, one of [`NAMES`](Self::NAMES), or `"auto"` for [`detect`](Self::detect).
@@ -161,50 +159,38 @@ impl Isa {
         if name == "auto" {
             return Ok(Self::detect());
         }
-        let known = Self::NAMES.iter().find(|&&known| known == name);
-        let lacking =
-            known.unwrap_or(&"instruction set of that name (scalar, avx2, avx2vnni, avx512, avx512vnni, auto)");
-        Self::available().find(|isa| isa.name() == name).ok_or(Error::Isa { name: lacking })
+        const UNKNOWN: &str = "instruction set of that name \
+            (scalar, avx2, avx2vnni, avx512, avx512vnni, neon, neondot, simd128, auto)";
+        let lacking = Self::NAMES.iter().find(|&&known| known == name).unwrap_or(&UNKNOWN);
+        Self::find(name).ok_or(Error::Isa { name: lacking })
     }
 
     /// One of [`NAMES`](Self::NAMES).
     pub fn name(self) -> &'static str {
         match self.0 {
             Tier::Scalar => "scalar",
-            #[cfg(target_arch = "x86_64")]
-            Tier::Avx2 => "avx2",
-            #[cfg(target_arch = "x86_64")]
-            Tier::Avx2Vnni => "avx2vnni",
-            #[cfg(target_arch = "x86_64")]
-            Tier::Avx512 => "avx512",
-            #[cfg(target_arch = "x86_64")]
-            Tier::Avx512Vnni => "avx512vnni",
+            Tier::Native(tier) => tier.name(),
         }
     }
 
-    /// Number of f32 lanes in a register.
+    /// Number of f32 lanes in a register, or in the registers that are used as one.
     pub fn lanes(self) -> usize {
         match self.0 {
             Tier::Scalar => 1,
-            #[cfg(target_arch = "x86_64")]
-            Tier::Avx2 | Tier::Avx2Vnni => 8,
-            #[cfg(target_arch = "x86_64")]
-            Tier::Avx512 | Tier::Avx512Vnni => 16,
+            Tier::Native(tier) => tier.lanes(),
         }
     }
 
-    /// Whether some tier of the build target multiplies bytes: elsewhere kernels of dot products are not compiled.
-    pub(crate) const DOTS: bool = cfg!(target_arch = "x86_64");
+    /// Whether some tier of the build target gains by products of bytes: elsewhere kernels of them are not compiled.
+    pub(crate) const DOTS: bool = native::Tier::DOTS;
 
-    /// Whether it multiplies bytes faster than f32.
-    pub(crate) fn has_dots(self) -> bool {
+    /// Elements of a codebook from which on multiplying bytes finds the nearest code sooner than f32 does; none
+    /// where it never does.
+    pub(crate) fn coarse_from(self) -> Option<usize> {
         match self.0 {
-            Tier::Scalar => false,
-            // Without VNNI the bytes of AVX2 are slower than 16 lanes of f32.
-            #[cfg(target_arch = "x86_64")]
-            Tier::Avx512 => false,
-            #[cfg(target_arch = "x86_64")]
-            Tier::Avx2 | Tier::Avx2Vnni | Tier::Avx512Vnni => true,
+            // In WebAssembly an f32 takes a software FMA, and integers do not.
+            Tier::Scalar => cfg!(target_family = "wasm").then_some(1 << 10),
+            Tier::Native(tier) => tier.coarse_from(),
         }
     }
 
@@ -215,12 +201,7 @@ impl Isa {
         match self.0 {
             // SAFETY: f32 lanes need no instruction set.
             Tier::Scalar => unsafe { kernel.run::<f32>() },
-            #[cfg(target_arch = "x86_64")]
-            // SAFETY: these are constructed only after `has_avx2`.
-            Tier::Avx2 | Tier::Avx2Vnni => unsafe { avx2_entry(kernel) },
-            #[cfg(target_arch = "x86_64")]
-            // SAFETY: these are constructed only after `has_avx2` and `has_avx512`.
-            Tier::Avx512 | Tier::Avx512Vnni => unsafe { avx512_entry(kernel) },
+            Tier::Native(tier) => tier.run(kernel),
         }
     }
 
@@ -229,17 +210,9 @@ impl Isa {
     pub(crate) fn run_dots<K: DotKernel>(self, kernel: K) -> K::Output {
         assert_environment();
         match self.0 {
-            #[cfg(target_arch = "x86_64")]
-            // SAFETY: these are constructed only after `has_avx2`.
-            Tier::Avx2 | Tier::Avx512 => unsafe { avx2_dots_entry(kernel) },
-            #[cfg(target_arch = "x86_64")]
-            // SAFETY: constructed only after `has_avx2` and `has_avx_vnni`.
-            Tier::Avx2Vnni => unsafe { avx2_vnni_entry(kernel) },
-            #[cfg(target_arch = "x86_64")]
-            // SAFETY: constructed only after `has_avx2`, `has_avx512` and `has_avx512_vnni`.
-            Tier::Avx512Vnni => unsafe { avx512_vnni_entry(kernel) },
             // SAFETY: single lanes need no instruction set.
             Tier::Scalar => unsafe { kernel.run::<f32, i32>() },
+            Tier::Native(tier) => tier.run_dots(kernel),
         }
     }
 }
@@ -249,73 +222,6 @@ fn assert_environment() {
         core::hint::black_box(f32::MIN_POSITIVE) * 0.5 != 0.0,
         "the contracts assume that subnormals are not flushed (FTZ/DAZ off)"
     );
-}
-
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2,fma")]
-fn avx2_entry<K: Kernel>(kernel: K) -> K::Output {
-    // SAFETY: this function's own target features are those of the type.
-    unsafe { kernel.run::<core::arch::x86_64::__m256>() }
-}
-
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2,fma,avx512f")]
-fn avx512_entry<K: Kernel>(kernel: K) -> K::Output {
-    // SAFETY: this function's own target features are those of the type.
-    unsafe { kernel.run::<core::arch::x86_64::__m512>() }
-}
-
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2,fma")]
-fn avx2_dots_entry<K: DotKernel>(kernel: K) -> K::Output {
-    // SAFETY: this function's own target features are those of the types.
-    unsafe { kernel.run::<core::arch::x86_64::__m256, bytes::Avx2>() }
-}
-
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2,fma,avxvnni")]
-fn avx2_vnni_entry<K: DotKernel>(kernel: K) -> K::Output {
-    // SAFETY: this function's own target features are those of the types.
-    unsafe { kernel.run::<core::arch::x86_64::__m256, core::arch::x86_64::__m256i>() }
-}
-
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512vnni")]
-fn avx512_vnni_entry<K: DotKernel>(kernel: K) -> K::Output {
-    // SAFETY: this function's own target features are those of the types.
-    unsafe { kernel.run::<core::arch::x86_64::__m512, core::arch::x86_64::__m512i>() }
-}
-
-/// Whether the machine has each of these features; without `std`, whether the build target has them.
-#[cfg(target_arch = "x86_64")]
-macro_rules! has {
-    ($($feature:tt),*) => {{
-        #[cfg(feature = "std")]
-        let all = $(std::arch::is_x86_feature_detected!($feature) &&)* true;
-        #[cfg(not(feature = "std"))]
-        let all = cfg!(all($(target_feature = $feature),*));
-        all
-    }};
-}
-
-#[cfg(target_arch = "x86_64")]
-fn has_avx2() -> bool {
-    has!("avx2", "fma")
-}
-
-#[cfg(target_arch = "x86_64")]
-fn has_avx_vnni() -> bool {
-    has!("avxvnni")
-}
-
-#[cfg(target_arch = "x86_64")]
-fn has_avx512() -> bool {
-    has!("avx512f")
-}
-
-#[cfg(target_arch = "x86_64")]
-fn has_avx512_vnni() -> bool {
-    has!("avx512bw", "avx512vnni")
 }
 
 #[cfg(test)]

@@ -4,21 +4,41 @@
 mod common;
 
 use common::{assert_same_bits, assert_same_bits64, cpus, mat, mat_mut, paint, unit_rows};
-use rayon::{ThreadPool, ThreadPoolBuilder};
 use vq_kernels::ops::ema::{self, Activity, Statistics};
 use vq_kernels::ops::loss::{self, SquaredError};
 use vq_kernels::ops::restart::Rule;
 use vq_kernels::ops::{self, Candidate, ROW_BLOCK};
 use vq_kernels::quantizer::{Config, Estimator, Initial, Learner, Loss, Quantizer, StateRef};
 use vq_kernels::rng::Rng;
-use vq_kernels::{Cpu, Isa, Metric, NO_CODE, PackedCodebook};
+use vq_kernels::{Cpu, Isa, Metric, NO_CODE, PackedCodebook, Pool};
+
+#[cfg(not(target_family = "wasm"))]
+fn pool(threads: usize) -> impl Pool {
+    rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap()
+}
+
+/// No threads: the same parts one after the other, the last one first.
+#[cfg(target_family = "wasm")]
+fn pool(threads: usize) -> impl Pool {
+    struct Parts(usize);
+    // SAFETY: every index once, and all calls have returned.
+    unsafe impl Pool for Parts {
+        fn threads(&self) -> usize {
+            self.0
+        }
+        fn run(&self, tasks: usize, task: &(dyn Fn(usize) + Sync)) {
+            (0..tasks).rev().for_each(task);
+        }
+    }
+    Parts(threads)
+}
 
 /// Calls `run` on each instruction set, alone and on pools of 1, 2 and 3 threads; all give what the
 /// scalar one gives alone.
 fn everywhere(context: &str, run: impl Fn(&Cpu) -> Vec<f32>) {
     let expected = run(&Cpu::with_isa(Isa::SCALAR));
     assert!(expected.iter().any(|x| *x != 0.0), "{context}: nothing is compared");
-    let pools: Vec<ThreadPool> = (1..=3).map(|n| ThreadPoolBuilder::new().num_threads(n).build().unwrap()).collect();
+    let pools = [1, 2, 3].map(pool);
     for cpu in cpus() {
         assert_same_bits(&run(&cpu), &expected, &format!("{context}, {:?}", cpu));
         for pool in &pools {
@@ -241,7 +261,7 @@ fn bits(quantizer: &Quantizer) -> Vec<u64> {
 
 #[test]
 fn training_gives_the_same_bits_everywhere() {
-    let pools: Vec<ThreadPool> = (1..=3).map(|n| ThreadPoolBuilder::new().num_threads(n).build().unwrap()).collect();
+    let pools = [1, 2, 3].map(pool);
     for config in configs() {
         let trained = |cpu: &Cpu| {
             let mut quantizer = Quantizer::new(config, Initial::Normal).unwrap();

@@ -27,8 +27,7 @@ struct Case {
 }
 
 fn file() -> Value {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/vectors.json");
-    serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()
+    serde_json::from_str(include_str!("golden/vectors.json")).unwrap()
 }
 
 /// Pointers to the tensors and numbers under `value`: descends objects, and lists of objects.

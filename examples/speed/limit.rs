@@ -94,6 +94,10 @@ fn chains(isa: Isa) {
             return unsafe { vectors::chains8() };
         }
     }
+    #[cfg(target_arch = "aarch64")]
+    if isa.lanes() == 8 {
+        return vectors::chains8();
+    }
     debug_assert!(isa == Isa::SCALAR, "every instruction set has its chains");
     scalar_chains();
 }
@@ -114,6 +118,11 @@ fn dot_chains(isa: Isa) {
             // SAFETY: the value `isa` comes from detection only, and it is that of AVX2.
             return unsafe { vectors::dots8_avx2() };
         }
+    }
+    #[cfg(target_arch = "aarch64")]
+    if Some(isa) == Isa::neon_dot() {
+        // SAFETY: the value `isa` comes from detection only, and it is that of the dot products.
+        return unsafe { vectors::dots8() };
     }
     chains(isa);
 }
@@ -211,6 +220,47 @@ mod vectors {
         for _ in 0..LINKS {
             for sum in &mut sums {
                 *sum = _mm512_fmadd_ps(*sum, factor, term);
+            }
+        }
+        black_box(sums);
+    }
+}
+
+/// Two registers for each link, as the crate's kernels take them.
+#[cfg(target_arch = "aarch64")]
+mod vectors {
+    use core::arch::aarch64::*;
+    use core::arch::asm;
+    use core::hint::black_box;
+
+    use super::{CHAINS, LINKS, link};
+
+    pub fn chains8() {
+        let (factor, term) = link();
+        // SAFETY: every aarch64 machine that has an operating system has NEON.
+        unsafe {
+            let (factor, term) = (vdupq_n_f32(factor), vdupq_n_f32(term));
+            let mut sums = [term; 2 * CHAINS];
+            for _ in 0..LINKS {
+                for sum in &mut sums {
+                    *sum = vfmaq_f32(term, *sum, factor);
+                }
+            }
+            black_box(sums);
+        }
+    }
+
+    #[target_feature(enable = "dotprod")]
+    pub fn dots8() {
+        let (codes, row) = black_box((vdupq_n_s32(0x0102_0304), vdupq_n_s32(0x0101_0101)));
+        let mut sums = [vdupq_n_s32(0); 2 * CHAINS];
+        for _ in 0..LINKS {
+            for sum in &mut sums {
+                // SAFETY: this function's own target feature; it reads and writes these registers only.
+                unsafe {
+                    asm!("sdot {s:v}.4s, {c:v}.16b, {r:v}.16b", s = inout(vreg) *sum, c = in(vreg) codes,
+                        r = in(vreg) row, options(pure, nomem, nostack, preserves_flags));
+                }
             }
         }
         black_box(sums);

@@ -1,6 +1,6 @@
 //! Eight lanes: AVX2 with FMA.
 
-use super::Lanes;
+use crate::simd::Lanes;
 use core::arch::x86_64::*;
 
 /// All ones in the first `n < 8` lanes.

@@ -1,6 +1,6 @@
 //! Sixteen lanes: AVX-512F.
 
-use super::Lanes;
+use crate::simd::Lanes;
 use core::arch::x86_64::*;
 
 /// The first `n < 16` lanes.

@@ -1,6 +1,6 @@
 //! Products of bytes: eight lanes by AVX2 or AVX-VNNI, sixteen by AVX-512 VNNI.
 
-use super::Dots;
+use crate::simd::Dots;
 use core::arch::x86_64::*;
 
 /// Bit `l` is set where lane `l` of `a` is at least that of `b`.
@@ -16,7 +16,9 @@ unsafe fn ge_mask(a: __m256i, b: __m256i) -> u32 {
 // SAFETY (every block below): `Dots` demands AVX2 and AVX-VNNI, and the validity of the pointers.
 impl Dots for __m256i {
     const N: usize = 8;
+    const REGISTERS: usize = 16;
     const ROW_MAX: i8 = 127;
+    const BIAS: i32 = 128;
     #[inline(always)]
     unsafe fn splat(x: i32) -> Self {
         // SAFETY: see above.
@@ -57,7 +59,9 @@ impl Dots for __m256i {
 // SAFETY (every block below): `Dots` demands AVX-512 F, BW and VNNI, and the validity of the pointers.
 impl Dots for __m512i {
     const N: usize = 16;
+    const REGISTERS: usize = 32;
     const ROW_MAX: i8 = 127;
+    const BIAS: i32 = 128;
     #[inline(always)]
     unsafe fn splat(x: i32) -> Self {
         // SAFETY: see above.
@@ -103,8 +107,10 @@ pub(super) struct Avx2(__m256i);
 // SAFETY (every block below): `Dots` demands AVX2, and the validity of the pointers.
 impl Dots for Avx2 {
     const N: usize = 8;
+    const REGISTERS: usize = 16;
     /// Two products are added up in 16 bits, and 2 · 255 · 64 is the most that fits there.
     const ROW_MAX: i8 = 64;
+    const BIAS: i32 = 128;
     #[inline(always)]
     unsafe fn splat(x: i32) -> Self {
         // SAFETY: see above.

@@ -5,18 +5,22 @@
 /// # Safety (of every method)
 /// As for [`Lanes`](super::Lanes).
 pub(crate) trait Dots: Copy {
-    /// Number of i32 lanes: 1, 8 or 16.
+    /// Number of i32 lanes: 1, 4, 8 or 16.
     const N: usize;
+    /// Vector registers of the instruction set.
+    const REGISTERS: usize;
     /// The largest magnitude of a row's bytes, at most 127.
     const ROW_MAX: i8;
+    /// What is in a code's bytes beside its integers, as far as `dot` counts it: 128, or 0.
+    const BIAS: i32;
     /// All lanes `x`.
     unsafe fn splat(x: i32) -> Self;
     /// Lanes from `4 N` bytes.
     unsafe fn load(p: *const u8) -> Self;
     /// Lanes to `p[0..N]`.
     unsafe fn store(self, p: *mut i32);
-    /// `self + Σ codes[j] · row[j]` over the four bytes of a lane, those of `codes` unsigned, those of
-    /// `row` signed and within `±ROW_MAX`. Wraps around at 2³¹.
+    /// `self + Σ (codes[j] − 128 + BIAS) · row[j]` over the four bytes of a lane, those of `codes` unsigned, those
+    /// of `row` signed and within `±ROW_MAX`. Wraps around at 2³¹.
     unsafe fn dot(self, codes: Self, row: Self) -> Self;
     /// `Σ a[j] · b[j]` over the two signed 16-bit integers of a lane.
     unsafe fn dot_pairs(a: Self, b: Self) -> Self;
@@ -29,7 +33,9 @@ pub(crate) trait Dots: Copy {
 /// One lane: any machine.
 impl Dots for i32 {
     const N: usize = 1;
+    const REGISTERS: usize = 16;
     const ROW_MAX: i8 = 127;
+    const BIAS: i32 = 128;
     #[inline(always)]
     unsafe fn splat(x: i32) -> Self {
         x

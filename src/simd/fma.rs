@@ -51,7 +51,7 @@ fn vfma(a: f32, b: f32, c: f32) -> f32 {
 #[inline]
 #[cfg_attr(
     any(
-        all(feature = "std", any(target_feature = "fma", target_arch = "aarch64")),
+        all(not(test), feature = "std", any(target_feature = "fma", target_arch = "aarch64")),
         all(feature = "cortex-m-fma", target_arch = "arm", target_os = "none", target_abi = "eabihf")
     ),
     expect(dead_code)

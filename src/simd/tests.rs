@@ -37,8 +37,10 @@ impl Kernel for Methods {
             for (j, &b) in EDGES.iter().enumerate() {
                 let c = EDGES[(i + 2 * j) % EDGES.len()];
                 let mut out = [[0.0f32; 16]; 6];
-                let scalar =
-                    [fma32(a, b, c), a - b, a * b, a / b, if a > b { a } else { b }, if a > b { b } else { c }];
+                // What is kept is never NaN.
+                let best = if b.is_nan() { 0.5 } else { b };
+                let larger = if a > best { a } else { best };
+                let scalar = [fma32(a, b, c), a - b, a * b, a / b, larger, if a > b { b } else { c }];
                 // SAFETY: `run`'s caller vouches for V; 16 ≥ V::N elements behind each pointer.
                 let gt = unsafe {
                     let [va, vb, vc] = [a, b, c].map(|x| V::splat(x));
@@ -46,7 +48,7 @@ impl Kernel for Methods {
                     va.sub(vb).store(out[1].as_mut_ptr());
                     va.mul(vb).store(out[2].as_mut_ptr());
                     va.div(vb).store(out[3].as_mut_ptr());
-                    va.max_keep(vb).store(out[4].as_mut_ptr());
+                    va.max_keep(V::splat(best)).store(out[4].as_mut_ptr());
                     va.select_gt(vb, vb, vc).store(out[5].as_mut_ptr());
                     va.gt_mask(vb)
                 };
@@ -99,6 +101,58 @@ impl Kernel for Partial {
 fn partial_loads_and_stores_touch_only_their_lanes() {
     for isa in Isa::available() {
         isa.run(Partial);
+    }
+}
+
+/// Every method of `Dots` against that of one lane, on words of random bytes and of extreme ones.
+struct DotMethods;
+impl DotKernel for DotMethods {
+    type Output = ();
+    #[inline(always)]
+    unsafe fn run<V: Lanes, D: Dots>(self) {
+        let mut rng = crate::rng::Rng::new(5, 0);
+        let most = D::ROW_MAX;
+        for case in 0..1000 {
+            let mut word = || rng.next_u64() as u32;
+            let codes: [u32; 16] = core::array::from_fn(|_| if case % 3 == 0 { [0, !0][case % 2] } else { word() });
+            let pairs: [u32; 16] = core::array::from_fn(|_| word() & 0x7fff_7fff);
+            let row = word().to_ne_bytes().map(|x| match case % 5 {
+                0 => most,
+                1 => -most,
+                _ => (x as i8).clamp(-most, most),
+            });
+            let (factors, start, other) = (word() as i32 & 0x7fff_7fff, word() as i32 >> 4, word() as i32);
+            let mut out = [[0i32; 16]; 4];
+            // SAFETY: `run`'s caller vouches for D; 16 ≥ D::N elements behind each pointer.
+            let ge = unsafe {
+                let [codes, pairs] = [codes.as_ptr(), pairs.as_ptr()].map(|p| D::load(p.cast()));
+                codes.store(out[0].as_mut_ptr());
+                D::splat(start)
+                    .dot(codes, D::splat(i32::from_ne_bytes(row.map(|x| x as u8))))
+                    .store(out[1].as_mut_ptr());
+                D::dot_pairs(pairs, D::splat(factors)).store(out[2].as_mut_ptr());
+                codes.larger(D::splat(other)).store(out[3].as_mut_ptr());
+                codes.ge_mask(D::splat(other))
+            };
+            for lane in 0..D::N {
+                let code = codes[lane].to_ne_bytes().map(|byte| i32::from(byte) - 128 + D::BIAS);
+                let sum = code.iter().zip(row).fold(start, |sum, (c, x)| sum + c * i32::from(x));
+                let halves = |word: u32| [word as i16, (word >> 16) as i16].map(i32::from);
+                let ([a, b], [c, d]) = (halves(pairs[lane]), halves(factors as u32));
+                let code = codes[lane] as i32;
+                let expected = [code, sum, a * c + b * d, code.max(other)];
+                assert_eq!(out.map(|lanes| lanes[lane]), expected, "lane {lane} of case {case}");
+                assert_eq!(ge >> lane & 1 == 1, code >= other, "lane {lane} of case {case}");
+            }
+            assert_eq!(u64::from(ge) >> D::N, 0);
+        }
+    }
+}
+
+#[test]
+fn every_dot_of_every_tier_is_the_sum_of_its_products() {
+    for isa in Isa::available().filter(|_| Isa::DOTS) {
+        isa.run_dots(DotMethods);
     }
 }
 

@@ -21,11 +21,6 @@ const BLOCK_BYTES: usize = 1 << 16;
 ///
 /// Of 6,250, random unit codes of 8, 32 and 256 dimensions leave 8, 4 and 18 a row on average.
 const LOG: usize = 64 * BLOCK_ROWS;
-/// Elements of a codebook from which on the coarse pass gains more than its half microsecond a row.
-///
-/// Measured (`speed --search f32` and `coarse`, AVX-512, µs a row): 8 dimensions, 4,096 codes 0.64 and 1.66,
-/// 16,384 codes 1.9 and 1.3; 64 dimensions, 1,024 codes 1.3 and 1.9, 2,048 codes 2.2 and 1.4.
-const WORTHWHILE: usize = 1 << 17;
 /// Dimensions from which on codes are far enough apart: of 100,000 random unit codes of 4 dimensions, 95 % of
 /// the rows have more near ones than a block keeps, of 5 dimensions none.
 const MIN_DIM: usize = 5;
@@ -37,7 +32,7 @@ const LANES: usize = GROUP / SUBGROUP;
 /// The 8-bit copy, where the search takes a coarse pass.
 pub(super) fn chosen<'a>(cpu: &Cpu, codebook: &'a PackedCodebook<&[Line]>) -> Option<Int8<'a>> {
     let (codes, dim) = (codebook.codes(), codebook.dim());
-    let worthwhile = cpu.isa().has_dots() && codes * dim >= WORTHWHILE && dim >= MIN_DIM;
+    let worthwhile = cpu.isa().coarse_from().is_some_and(|from| codes * dim >= from) && dim >= MIN_DIM;
     let wanted = match cpu.search() {
         Search::Auto => worthwhile,
         Search::Coarse => true,
@@ -75,7 +70,7 @@ impl<E: Element, C: Code> DotKernel for Coarse<'_, E, C> {
             for (at, (&x, words)) in pointers.iter().zip(words.chunks_exact_mut(steps)).enumerate() {
                 // SAFETY: every pointer leads to dim elements.
                 let x = unsafe { core::slice::from_raw_parts(x, dim) };
-                match (!useless).then(|| quantize(x, D::ROW_MAX, &int8.header, words)).flatten() {
+                match (!useless).then(|| quantize::<D>(x, &int8.header, words)).flatten() {
                     Some(row) => block.push(at, words.as_ptr(), row),
                     None => {
                         hard[hard_len] = at as u32;
@@ -130,7 +125,7 @@ pub(super) struct Row {
     pub margin: i32,
     /// What h is multiplied with: 16 bits for h, 16 for h/64. 0 for cosine.
     factors: i32,
-    /// `128 · Σ x̂_int`, by which integer scores are too large.
+    /// `BIAS · Σ x̂_int`, by which integer scores are too large.
     bias: i32,
     /// What an integer score is multiplied with.
     unit: f64,
@@ -150,15 +145,15 @@ impl Row {
     }
 }
 
-/// The integers of `x`, within `±most` and four to a word, and the row's margin; none where the bound cannot be given.
+/// The integers of `x`, within `±ROW_MAX` and four to a word, and the row's margin; none where the bound cannot be given.
 #[inline(always)]
-pub(super) fn quantize(x: &[f32], most: i8, header: &Header, words: &mut [i32]) -> Option<Row> {
+pub(super) fn quantize<D: Dots>(x: &[f32], header: &Header, words: &mut [i32]) -> Option<Row> {
     let (mut largest, mut poison) = (0.0f32, 0.0f32);
     for &x in x {
         largest = if x.abs() > largest { x.abs() } else { largest };
         poison += x * 0.0;
     }
-    let scale = largest / f32::from(most);
+    let scale = largest / f32::from(D::ROW_MAX);
     // Not NaN, not infinite, and far from the subnormal numbers and from overflow.
     if poison != 0.0 || !(1e-30..1e18).contains(&scale) {
         return None;
@@ -208,7 +203,7 @@ pub(super) fn quantize(x: &[f32], most: i8, header: &Header, words: &mut [i32]) 
     if overflow || !(1.0..f64::from(1 << 28)).contains(&margin) {
         return None;
     }
-    Some(Row { margin: margin as i32 + 1, factors, bias: 128 * sums.iter().sum::<i32>(), unit, bound, norm })
+    Some(Row { margin: margin as i32 + 1, factors, bias: D::BIAS * sums.iter().sum::<i32>(), unit, bound, norm })
 }
 
 /// A subgroup that came near a row's best one.
@@ -385,6 +380,11 @@ unsafe fn sweep<D: Dots>(int8: &Int8, g: usize, lanes: usize, block: &mut Block)
                 (16, _, true) => tiles::<D, 6, 4, 0, true>(int8, part, block),
                 (8, _, false) => tiles::<D, 3, 4, 0, false>(int8, part, block),
                 (8, _, true) => tiles::<D, 3, 4, 0, true>(int8, part, block),
+                (4, _, false) if D::REGISTERS == 32 => tiles::<D, 6, 4, 0, false>(int8, part, block),
+                (4, _, true) if D::REGISTERS == 32 => tiles::<D, 6, 4, 0, true>(int8, part, block),
+                // 6 sums, and 16-bit halves of 2 vectors of codes and of a word of a row: 12 of 16 registers.
+                (4, _, false) => tiles::<D, 3, 2, 0, false>(int8, part, block),
+                (4, _, true) => tiles::<D, 3, 2, 0, true>(int8, part, block),
                 (_, _, false) => tiles::<D, 1, 4, 0, false>(int8, part, block),
                 (_, _, true) => tiles::<D, 1, 4, 0, true>(int8, part, block),
             }

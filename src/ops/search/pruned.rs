@@ -207,7 +207,7 @@ unsafe fn one_row<V: Lanes, D: Dots, const S: usize>(
 ) -> Option<(u32, f32)> {
     let mut words = [0i32; MAX_DIM / 4];
     // SAFETY: the caller's claim.
-    let row = quantize(unsafe { core::slice::from_raw_parts(x, dim) }, D::ROW_MAX, &caps.header, &mut words)?;
+    let row = quantize::<D>(unsafe { core::slice::from_raw_parts(x, dim) }, &caps.header, &mut words)?;
     let mut kept =
         KeptCodes { codes: kept, count: 0, best: NOTHING, threshold: NOTHING, margin: row.margin, overflow: false };
     let angles = &angles[..caps.cells()];
