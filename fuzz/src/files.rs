@@ -13,22 +13,28 @@ const REFUSED: usize = 3;
 
 /// A header that may be sound: names, types, shapes and extents of the kind that the reader looks for.
 fn header(input: &mut Input) -> (String, usize) {
-    let (codes, dim, inputs) = (input.below(5), input.below(5), input.below(4));
+    let (codes, dim, inputs) = (1 + input.below(5), 1 + input.below(5), 1 + input.below(4));
     let shapes =
         [("codebook", vec![codes, dim]), ("project_in.weight", vec![dim, inputs]), ("project_in.bias", vec![dim])];
     let out = [("project_out.weight", vec![inputs, dim]), ("project_out.bias", vec![inputs])];
     let (mut at, mut entries) = (0usize, Vec::new());
     let count = 1 + input.below(5);
     for (name, mut shape) in shapes.into_iter().chain(out).take(count) {
-        let (dtype, size) = input.pick(&[("F32", 4), ("F16", 2), ("BF16", 2), ("F32", 4), ("I8", 1), ("F64", 8)]);
-        match input.below(12) {
+        let (dtype, size) = match input.below(20) {
+            0 => ("F16", 2),
+            1 => ("BF16", 2),
+            2 => ("I8", 1),
+            3 => ("F64", 8),
+            _ => ("F32", 4),
+        };
+        match input.below(40) {
             0 => shape.push(1),
             1 => shape[0] = input.pick(&[usize::MAX, 1 << 62, 1 << 32, 0, 1 << 25]),
             2 => shape.clear(),
             _ => {}
         }
         let bytes = shape.iter().fold(size, |product: usize, &n| product.saturating_mul(n));
-        let end = if input.once_in(12) { at.saturating_add(input.below(9)) } else { at.saturating_add(bytes) };
+        let end = if input.once_in(40) { at.saturating_add(input.below(9)) } else { at.saturating_add(bytes) };
         let name = if input.once_in(16) { "codebook" } else { name };
         entries.push(format!(r#""{name}":{{"dtype":"{dtype}","shape":{shape:?},"data_offsets":[{at},{end}]}}"#));
         at = end;
@@ -46,14 +52,14 @@ pub fn files(input: &mut Input, reach: &Reach) {
         true => input.rest(),
         false => {
             let (header, data) = header(input);
-            let claimed = header.len() as u64 + if input.once_in(12) { input.bits() % 9 } else { 0 };
+            let claimed = header.len() as u64 + if input.once_in(40) { input.bits() % 9 } else { 0 };
             let mut bytes = claimed.to_le_bytes().to_vec();
             bytes.extend(header.as_bytes());
             bytes.extend((0..data.min(4096)).map(|_| input.bits() as u8));
             bytes
         }
     };
-    for _ in 0..input.pick(&[0, 0, 0, 1, 3]) {
+    for _ in 0..input.pick(&[0, 0, 0, 0, 0, 0, 1, 3]) {
         let at = input.below(bytes.len());
         bytes.get_mut(at).into_iter().for_each(|byte| *byte ^= 1 << (input.bits() % 8));
     }

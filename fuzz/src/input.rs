@@ -84,7 +84,11 @@ impl<'a> Input<'a> {
 
     /// `(rows, codes, dim)` whose naive search costs up to a budget.
     pub fn shape(&mut self) -> (usize, usize, usize) {
-        let budget = if self.once_in(100) { 60_000 } else { 1_500 };
+        let budget = match self.below(256) {
+            0 => 40_000,
+            1..16 => 4_000,
+            _ => 400,
+        };
         let (rows, mut codes, mut dim) = (self.pick(&ROWS), self.pick(&CODES), self.pick(&DIMS));
         // What is cut lands beside the borders of the tables, which is as good.
         while rows * codes * dim > budget && (codes > 1 || dim > 1) {

@@ -16,10 +16,15 @@ const U16: usize = 4;
 const HALF: usize = 5;
 
 pub fn search(input: &mut Input, reach: &Reach) {
-    match input.below(4) {
-        0 | 1 => of::<f32>(input, reach),
-        2 => of::<f16>(input, reach),
-        _ => of::<bf16>(input, reach),
+    // Not all pairs of types: each is a copy of every kernel.
+    match input.below(5) {
+        0 | 1 => of::<f32, u32>(input, reach),
+        2 => of::<f16, u32>(input, reach),
+        3 => of::<bf16, u32>(input, reach),
+        _ => {
+            of::<f32, u16>(input, reach);
+            reach.mark(U16);
+        }
     }
 }
 
@@ -64,7 +69,7 @@ fn ways(packing: Packing) -> &'static [Search] {
     }
 }
 
-fn of<E: Stored>(input: &mut Input, reach: &Reach) {
+fn of<E: Stored, C: Code>(input: &mut Input, reach: &Reach) {
     let (rows, codes, dim) = input.shape();
     let (c, packed) = match input.below(2) {
         0 => codebook::<f32>(input, (codes, dim), || reach.mark(REPACKED)),
@@ -89,13 +94,7 @@ fn of<E: Stored>(input: &mut Input, reach: &Reach) {
     }
     let split = input.below(rows + 1);
     let case = Case { x, weights: weights.as_deref(), packed: &packed, expected: &expected, scores: &scores, split };
-    match input.once_in(3) {
-        true => {
-            case.check::<u16>(reach);
-            reach.mark(U16);
-        }
-        false => case.check::<u32>(reach),
-    }
+    case.check::<C>(reach);
     if E::NAME != "f32" {
         reach.mark(HALF);
     }
