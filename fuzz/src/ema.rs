@@ -172,10 +172,10 @@ fn averages(input: &mut Input, statistics: &Statistics<Vec<i64>>, reach: &Reach)
         let moved = (decay * f64::from(average) + (1.0 - decay) * value) as f32;
         if f64::from(moved) < 2f64.powi(-100) { 0.0 } else { moved }
     };
-    for code in 0..k {
-        let expected = [moved(before.cluster_size[code], weights[code]), moved(before.exposure[code], total)];
+    for (code, &weight) in weights.iter().enumerate() {
+        let expected = [moved(before.cluster_size[code], weight), moved(before.exposure[code], total)];
         assert_bits(&[activity.cluster_size[code], activity.exposure[code]], &expected, &"observe");
-        assert_eq!(activity.last_seen[code], if weights[code] > 0.0 { total } else { 0.0 });
+        assert_eq!(activity.last_seen[code], if weight > 0.0 { total } else { 0.0 });
     }
     reach.mark(OBSERVED);
 }
@@ -187,17 +187,34 @@ fn full(input: &mut Input, batch: &Batch, cpu: &Cpu, reach: &Reach) {
     let sums = weights.iter().flat_map(|&n| vec![n; batch.x.cols()]).collect();
     let mut statistics = Statistics::from_parts(weights, sums, batch.x.cols(), 128).expect("sums up to the weights");
     let before = statistics.clone();
-    match statistics.accumulate(cpu, batch.x, batch.codes, batch.weights) {
-        Ok(_) => {
-            let within = statistics.as_parts().0.iter().all(|n| (0..=MOST).contains(n));
-            assert!(within, "a code took more than it may");
-            let most: i64 = statistics.as_parts().0.iter().zip(before.as_parts().0).map(|(a, b)| a - b).max().unwrap();
-            assert!(most <= room << 40);
-        }
-        Err(error) => {
-            assert!(matches!(error, Error::Overflow { .. }), "{error:?}");
-            assert_eq!(statistics, before);
-            reach.mark(FULL);
-        }
+    // A row needs room for a weight of 1, whatever its own is.
+    let (mut filled, mut expected) = (before.as_parts().0.to_vec(), true);
+    for row in (0..batch.x.rows()).filter(|&row| usable(batch, row) && finite(batch, row)) {
+        let (total, weight) = (&mut filled[batch.codes[row] as usize], batch.weights.map_or(1.0, |w| w[row]));
+        expected &= *total <= MOST - (1 << 40);
+        *total += (f64::from(weight) * 2f64.powi(40)).round_ties_even() as i64;
+    }
+    let accumulated = statistics.accumulate(cpu, batch.x, batch.codes, batch.weights);
+    match accumulated {
+        Ok(_) => assert_eq!(statistics.as_parts().0, filled),
+        Err(Error::Overflow { .. }) => assert_eq!(statistics, before),
+        Err(ref error) => panic!("{error:?}"),
+    }
+    assert_eq!(accumulated.is_ok(), expected);
+    if !expected {
+        reach.mark(FULL);
+    }
+    // Merging fills to the brim, and no further.
+    let other =
+        Statistics::from_parts(vec![room << 40; batch.k], vec![0; batch.k * batch.x.cols()], batch.x.cols(), 128);
+    let (mut brim, other) = (before.clone(), other.expect("sums up to the weights"));
+    assert_eq!(brim.merge(&other), Ok(()));
+    assert_eq!(brim.as_parts().0, vec![MOST; batch.k]);
+    let mut drop = Statistics::new(batch.k, batch.x.cols(), 127).expect("a codebook's shape");
+    assert!(matches!(brim.merge(&drop), Err(Error::Config { .. })));
+    drop.coarsen(128);
+    assert_eq!(brim.merge(&drop), Ok(()));
+    if room > 0 {
+        assert!(matches!(brim.merge(&other), Err(Error::Overflow { op: "merge", code: 0 })));
     }
 }

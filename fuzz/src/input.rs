@@ -184,7 +184,7 @@ impl<'a> Input<'a> {
     pub fn codes(&mut self, rows: usize, codes: usize) -> Vec<u32> {
         let spread = if self.once_in(3) { codes.min(2) } else { codes };
         let none = self.pick(&[u64::MAX, 5, 2]);
-        let code = |bits: u64| if bits % none == 0 { NO_CODE } else { (bits >> 20) as u32 % spread as u32 };
+        let code = |bits: u64| if bits.is_multiple_of(none) { NO_CODE } else { (bits >> 20) as u32 % spread as u32 };
         (0..rows).map(|_| code(self.bits())).collect()
     }
 

@@ -52,8 +52,11 @@ pub struct Reach {
 
 impl Reach {
     const fn new() -> Self {
-        const ZERO: AtomicU64 = AtomicU64::new(0);
-        Self { runs: ZERO, tiers: [ZERO; 16], marks: [ZERO; 8] }
+        Self {
+            runs: AtomicU64::new(0),
+            tiers: [const { AtomicU64::new(0) }; 16],
+            marks: [const { AtomicU64::new(0) }; 8],
+        }
     }
 
     /// An op has computed something on `cpu`'s tier.

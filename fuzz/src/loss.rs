@@ -1,6 +1,6 @@
 //! Losses and gradient estimators on every tier against `reference`.
 
-use vq_kernels::ops::{ROW_BLOCK, loss as op};
+use vq_kernels::ops::{ROW_BLOCK, gather, loss as op};
 use vq_kernels::{Cpu, Isa, NO_CODE};
 
 use crate::Reach;
@@ -37,6 +37,7 @@ pub fn loss(input: &mut Input, reach: &Reach) {
             straight.fill(0.0);
         }
     }
+    gathered(input, &codes, dim);
     for cpu in Isa::available().map(Cpu::with_isa) {
         let mut got = begun;
         op::squared_error(&cpu, x, q, &codes, weights.as_deref(), &mut got).expect("the shapes agree");
@@ -57,4 +58,14 @@ pub fn loss(input: &mut Input, reach: &Reach) {
             reach.mark(if rows > ROW_BLOCK { BLOCKS } else { ROTATION });
         }
     }
+}
+
+/// Codes to rows, over what was there.
+fn gathered(input: &mut Input, codes: &[u32], dim: usize) {
+    let (book, cpu) = (input.values(4 * dim), input.cpu());
+    let mut got = vec![7.0; codes.len() * dim];
+    gather(&cpu, codes, mat(&book, 4, dim), mat_mut(&mut got, codes.len(), dim)).expect("codes that exist");
+    let zeros = vec![0.0; dim];
+    let code = |k: &u32| if *k == NO_CODE { zeros.clone() } else { book[*k as usize * dim..][..dim].to_vec() };
+    assert_bits(&got, &codes.iter().flat_map(code).collect::<Vec<_>>(), &"gather");
 }

@@ -24,6 +24,7 @@ fn of<E: Stored>(input: &mut Input, reach: &Reach) {
     let (x, offset, wide) = stored::<E>(input, &x);
     let (mut y, mut norms) = (vec![0.0f32; wide.len()], vec![0.0f32; rows]);
     op::reference(&wide, dim, &mut y, &mut norms);
+    lengths(&wide, dim, &y, &norms);
     let (dy, mut dx) = (input.matrix(rows, dim), vec![0.0f32; wide.len()]);
     op::reference_backward(&y, &norms, &dy, dim, &mut dx);
     let with_norms = !input.once_in(4);
@@ -47,6 +48,20 @@ fn of<E: Stored>(input: &mut Input, reach: &Reach) {
             if E::NAME != "f32" {
                 reach.mark(HALF);
             }
+        }
+    }
+}
+
+/// What kernels and reference have in common, against f64: rows of unit length, and their norms.
+fn lengths(x: &[f32], dim: usize, y: &[f32], norms: &[f32]) {
+    let length = |row: &[f32]| row.iter().map(|&x| f64::from(x) * f64::from(x)).sum::<f64>().sqrt();
+    for ((x, y), &norm) in x.chunks_exact(dim).zip(y.chunks_exact(dim)).zip(norms) {
+        let expected = length(x);
+        // Subnormal norms have few digits, and the largest rows have a norm beyond f32.
+        if expected > 0.0 && expected < f64::from(f32::MAX) {
+            let slack = 1e-5 * expected + 1e-45;
+            assert!((f64::from(norm) - expected).abs() <= slack, "norm {norm:e} of {x:?}, expected {expected:e}");
+            assert!((length(y) - 1.0).abs() < 1e-5, "{x:?} becomes {y:?}");
         }
     }
 }

@@ -22,12 +22,12 @@ pub fn restart(input: &mut Input, reach: &Reach) {
     }
     let mut mean = input.once_in(2).then(|| input.values(k * dim));
     let rule = Rule {
-        share: input.pick(&[1.0 / 32.0, 0.0, 1.0, 1e9, f64::INFINITY]),
+        share: input.pick(&[1.0 / 32.0, 0.0, 1.0, f64::from(0.3f32) / 5.0, 1e9, f64::INFINITY]),
         patience: input.pick(&[8.0, 1e-9, 1.0, f64::INFINITY]),
         seed: input.bits(),
     };
     let mut activity = Activity::new(k);
-    activity.rows_seen = input.pick(&[1e3, 0.0, 10.0, 1e18]);
+    activity.rows_seen = input.pick(&[1e3, 0.0, 16.0, 1e18]);
     for code in 0..k {
         activity.cluster_size[code] = (input.bits() % 4) as f32 * 0.3;
         activity.exposure[code] = (input.bits() % 4) as f32 * 5.0;

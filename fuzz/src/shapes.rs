@@ -42,7 +42,9 @@ impl Wrong<'_, '_> {
     fn codes(&mut self) -> Vec<u32> {
         let (len, codes) = (self.len(), self.usual + self.input.once_in(6) as usize);
         (0..len)
-            .map(|_| if self.input.bits() % 5 == 0 { NO_CODE } else { self.input.bits() as u32 % codes as u32 })
+            .map(
+                |_| if self.input.bits().is_multiple_of(5) { NO_CODE } else { self.input.bits() as u32 % codes as u32 },
+            )
             .collect()
     }
 

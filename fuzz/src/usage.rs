@@ -39,9 +39,9 @@ pub fn usage(input: &mut Input, reach: &Reach) {
     let kept = op::prune(&counts, at_least, &mut remap).expect("the lengths agree");
     let survivors: Vec<usize> = (0..k).filter(|&code| counts[code] >= at_least).collect();
     assert_eq!(kept, survivors.len());
-    for code in 0..k {
+    for (code, &remapped) in remap.iter().enumerate() {
         let new = survivors.iter().position(|&survivor| survivor == code).map_or(NO_CODE, |new| new as u32);
-        assert_eq!(remap[code], new);
+        assert_eq!(remapped, new);
     }
     let mut table: Vec<usize> = (0..k).flat_map(|code| vec![code; dim]).collect();
     op::compact(&mut table, dim, &remap).expect("what prune gave");

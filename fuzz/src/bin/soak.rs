@@ -50,16 +50,16 @@ fn batch(step: u64) -> (Vec<f32>, Option<Vec<f32>>) {
     let mut x = Vec::with_capacity(ROWS * INPUTS);
     for _ in 0..ROWS {
         let mut centre = Rng::new(2 + step / 2000, rng.below(8));
-        x.extend((0..INPUTS).map(|_| centre.normal() + 0.1 * rng.normal()));
+        x.extend((0..INPUTS).map(|_| (centre.uniform() - 0.5 + 0.1 * rng.uniform()) as f32));
     }
-    if step % 37 == 0 {
+    if step.is_multiple_of(37) {
         x.fill(f32::NAN);
     }
     if step % 11 == 3 {
         x[rng.below((ROWS * INPUTS) as u64) as usize] =
             [f32::NAN, f32::INFINITY, f32::NEG_INFINITY][(step % 3) as usize];
     }
-    let weights = (step % 5 == 0).then(|| (0..ROWS).map(|_| rng.uniform() as f32).collect());
+    let weights = step.is_multiple_of(5).then(|| (0..ROWS).map(|_| rng.uniform() as f32).collect());
     (x, weights)
 }
 
@@ -84,14 +84,14 @@ fn train(folder: &Path, steps: u64) -> ExitCode {
         });
         descended.expect("nothing a caller can cause");
         let (done, stopped) = (quantizer.step(), STOP.load(Ordering::Relaxed));
-        if done % (steps / 8) == 0 {
+        if done.is_multiple_of(steps / 8) {
             println!("step {done}: {} KiB resident, {restarted} codes restarted", resident());
         }
-        if done % EVERY == 0 || done == steps || stopped {
-            if let Err(error) = save(folder, &quantizer) {
-                eprintln!("step {done}: not saved: {error}");
-                return ExitCode::from(NOT_SAVED);
-            }
+        let due = done.is_multiple_of(EVERY) || done == steps || stopped;
+        let saved = if due { save(folder, &quantizer) } else { Ok(()) };
+        if let Err(error) = saved {
+            eprintln!("step {done}: not saved: {error}");
+            return ExitCode::from(NOT_SAVED);
         }
         if stopped && done < steps {
             return ExitCode::from(INTERRUPTED);
