@@ -946,6 +946,25 @@ fn a_step_of_no_rows_changes_nothing_but_the_counter() {
     }
 }
 
+/// What the step before restarted is not told again: an optimizer would forget its moments twice.
+#[test]
+fn a_step_of_no_rows_restarts_nothing() {
+    let rule = Rule { patience: 0.1, share: 1e9, ..Rule::default() };
+    let config = Config { inputs: 2, dim: 2, codes: 3, factorize: false, restart: Some(rule), ..Config::default() };
+    let mut quantizer = Quantizer::new(config, Initial::Normal).unwrap();
+    step(&mut quantizer, mat(&paint(2 * 5, 1), 5, 2), None);
+    assert!(!quantizer.last_restarted().is_empty());
+    assert_eq!(step(&mut quantizer, mat(&[], 0, 2), None).restart, Summary::default());
+    assert!(quantizer.last_restarted().is_empty());
+}
+
+#[test]
+fn a_full_count_stays_full() {
+    let mut counts = [u64::MAX - 1, 0];
+    assert_eq!(usage::count(&[0u32, 0, 0, 1], None, &mut counts), Ok(()));
+    assert_eq!(counts, [u64::MAX, 1]);
+}
+
 #[test]
 fn a_step_with_all_rows_masked_learns_nothing() {
     for mut quantizer in quantizers() {

@@ -35,7 +35,7 @@ impl Usage {
     }
 }
 
-/// Adds 1 to `counts[k]` `[K]` for each row of code `k` and nonzero weight: weights act as a mask.
+/// Adds 1 to `counts[k]` `[K]` for each row of code `k` and nonzero weight: weights act as a mask. A full count stays full.
 ///
 /// # Errors
 /// [`Error::Shape`] where the lengths differ, [`Error::Value`] for weights outside `0..=1`, [`Error::CodeOutOfRange`] for a code that does not
@@ -56,7 +56,8 @@ pub fn count<C: Code>(codes: &[C], weights: Option<&[f32]>, counts: &mut [u64]) 
     check_codes(OP, codes.len(), codes, counts.len())?;
     for (row, k) in codes.iter().enumerate() {
         if k.to_u32() != NO_CODE && super::weight(weights, row) > 0.0 {
-            counts[k.to_u32() as usize] += 1;
+            let count = &mut counts[k.to_u32() as usize];
+            *count = count.saturating_add(1);
         }
     }
     Ok(())

@@ -111,8 +111,9 @@ impl Quantizer {
         ops::check_weights(OP, weights, x.rows())?;
         ops::check_rows(OP, x.rows())?;
         self.phase = Phase::Idle;
-        // What an earlier step left must not be applied again.
+        // What an earlier step left must not be applied again, nor be told again by a step of no rows.
         self.gradients.clear();
+        self.pass.restarted.clear();
         self.pass.weights = weights.map(<[f32]>::to_vec);
         self.gradients.codebook_weight = self.config.codebook_weight;
         self.pass_rows(cpu, x, weights)?;
