@@ -16,6 +16,10 @@ const CODES: usize = 250;
 const DIM: usize = 31;
 const ROWS: usize = 64;
 
+/// Codes with a twin, 100 codes further on; the first of them are equal to it.
+const TWINS: usize = 40;
+const EQUAL: usize = 8;
+
 const METRICS: [Metric; 2] = [Metric::Cosine, Metric::L2];
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -26,15 +30,19 @@ fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=build.rs");
 
     let cpu = Cpu::new();
-    // Rows and codes in crowds: near ones and far ones, some equal, so that ties are there as well.
+    // Half of the rows lie near a code that has a twin: an equal one, where the lower must win, or one that differs in
+    // the last bits, where the winner depends on the rounding of each multiply-add.
     let (mut rows, mut codes) = (unit(&cpu, ROWS, 1)?, unit(&cpu, CODES, 2)?);
-    for row in 0..ROWS / 2 {
-        let code = &codes[row * 5 * DIM..][..DIM];
-        rows[row * DIM..][..DIM].iter_mut().zip(code).for_each(|(x, c)| *x = *x * 0.4 + c);
+    codes.copy_within(0..TWINS * DIM, 100 * DIM);
+    let mut rng = Rng::new(3, 0);
+    for c in &mut codes[(100 + EQUAL) * DIM..(100 + TWINS) * DIM] {
+        *c = f32::from_bits(c.to_bits() + rng.below(3) as u32 - 1);
     }
-    codes.copy_within(0..40 * DIM, 100 * DIM);
+    for (row, code) in rows.chunks_exact_mut(DIM).zip(codes.chunks_exact(DIM)).take(TWINS) {
+        row.iter_mut().zip(code).for_each(|(x, c)| *x = *x * 0.2 + c);
+    }
     // The ends of the integers, whose products two at a time fit no i32.
-    codes[3 * DIM..4 * DIM].fill(-9.0);
+    codes[200 * DIM..201 * DIM].fill(-9.0);
     rows[60 * DIM..61 * DIM].fill(-9.0);
     let (x, book) = (MatRef::new(&rows, ROWS, DIM)?, MatRef::new(&codes, CODES, DIM)?);
 
@@ -45,6 +53,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     let widened: Vec<f32> = halves.iter().map(|c| c.to_f32()).collect();
     for metric in METRICS {
         let name = metric.name();
+        let unfused = by_floats_unfused(x, book, metric);
+        let differ = by_floats(x, book, metric).iter().zip(&unfused).filter(|(a, b)| a != b).count();
+        assert!(differ >= 3, "{name}: only {differ} codes tell fused from unfused arithmetic");
         fs::write(out.join(format!("f32_{name}.vqi")), file(book, metric, 1.0)?)?;
         constant(&mut source, &format!("F32_{name}"), &by_floats(x, book, metric));
         fs::write(out.join(format!("f16_{name}.vqi")), file(MatRef::new(&halves, CODES, DIM)?, metric, 1.0)?)?;
@@ -80,6 +91,20 @@ fn by_floats(x: MatRef, book: MatRef, metric: Metric) -> Vec<u32> {
     let mut found = vec![0; ROWS];
     search::reference(x, book, metric, &mut found, None);
     found
+}
+
+/// Contract A as it must not be: products rounded before they are added.
+fn by_floats_unfused(x: MatRef, book: MatRef, metric: Metric) -> Vec<u32> {
+    let chain = |a: &[f32], b: &[f32], start: f32| a.iter().zip(b).fold(start, |s, (a, b)| s + a * b);
+    let best = |row: usize| {
+        let score = |k: usize| match metric {
+            Metric::Cosine => chain(x.row(row), book.row(k), 0.0),
+            Metric::L2 => chain(x.row(row), book.row(k), -0.5 * chain(book.row(k), book.row(k), 0.0)),
+        };
+        // Of equal ones the lowest.
+        (1..CODES).fold(0, |best, k| if score(k) > score(best) { k } else { best }) as u32
+    };
+    (0..ROWS).map(best).collect()
 }
 
 /// Contract B: its name, its codes, its index.
