@@ -86,7 +86,10 @@ impl<'a> Input<'a> {
     pub fn shape(&mut self) -> (usize, usize, usize) {
         let budget = match self.below(256) {
             0 => 40_000,
-            1..16 => 4_000,
+            // Groups of 256 codes instead of 64; and more near codes than a row may keep.
+            1 => return (1 + self.below(2), 8192 + self.below(300), 1),
+            2..6 => return (1 + self.below(3), 280 + self.below(121), 1 + self.below(4)),
+            6..16 => 4_000,
             _ => 400,
         };
         let (rows, mut codes, mut dim) = (self.pick(&ROWS), self.pick(&CODES), self.pick(&DIMS));
