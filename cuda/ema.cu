@@ -3,7 +3,6 @@
 #include "common/scan.cuh"
 #include "common/unit.cuh"
 
-static const int FRACTION_BITS = 40;
 // The integer that stands for a weight of 1, and the most weight that a code takes.
 static const i64 ONE = 1ll << FRACTION_BITS, FULL = 1ll << (FRACTION_BITS + 22);
 static const u32 INFINITE = 0x7F800000u;
@@ -20,8 +19,6 @@ __device__ __forceinline__ u32 magnitude_bits(float x) { return __float_as_uint(
 __device__ __forceinline__ u32 limit_bits(int exponent) {
     return exponent > 127 ? INFINITE : __float_as_uint(power_of_two(exponent));
 }
-
-__device__ __forceinline__ double weight_in_rows(i64 n) { return (double)n * wide_power_of_two(-FRACTION_BITS); }
 
 // high · 2^32 + low in rows, rounded once to f64.
 __device__ __forceinline__ double total_in_rows(u64 high, u64 low) {

@@ -1,10 +1,6 @@
 // What k-means on a device needs beyond search and exact sums: src/kmeans.rs has the contract.
 #include "common/unit.cuh"
 
-static const int FRACTION_BITS = 40;
-
-__device__ __forceinline__ double weight_in_rows(i64 n) { return (double)n * wide_power_of_two(-FRACTION_BITS); }
-
 __device__ __forceinline__ bool is_finite(double x) {
     return ((u64)__double_as_longlong(x) & 0x7FF0000000000000ull) != 0x7FF0000000000000ull;
 }

@@ -115,7 +115,7 @@ extern "C" __global__ void __launch_bounds__(256) code_gradients(const i64* weig
     if (k != NO_CODE) {
         u64 element = (u64)k * dim + at % dim;
         double elements = *total * (double)dim, scale = elements > 0.0 ? 2.0 * weight / elements : 0.0;
-        double n = (double)weights[k] * wide_power_of_two(-40), s = (double)sums[element] * wide_power_of_two(exponent - 40);
+        double n = weight_in_rows(weights[k]), s = (double)sums[element] * wide_power_of_two(exponent - FRACTION_BITS);
         gradient = (float)(scale * (n * (double)codebook[element] - s));
     }
     gradients[at] = gradient;

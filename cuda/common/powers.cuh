@@ -15,6 +15,10 @@ __device__ __forceinline__ double wide_power_of_two(int power) {
     return __longlong_as_double((i64)(power + 1023) << 52);
 }
 
+// Fraction bits of the exact sums per code, and an integer weight in rows.
+static const int FRACTION_BITS = 40;
+__device__ __forceinline__ double weight_in_rows(i64 n) { return (double)n * wide_power_of_two(-FRACTION_BITS); }
+
 // The place of the highest bit of a finite x > 0: x = m · 2^place, 1 <= m < 2.
 __device__ __forceinline__ int place(float x) {
     u32 bits = __float_as_uint(x);

@@ -58,11 +58,11 @@ pub fn decode(words: [u32; STATUS_WORDS]) -> Result<()> {
     let index = (u64::from(high) << 32 | u64::from(low)) as usize;
     match kind {
         0 => Ok(()),
-        1 => Err(Error::CodeOutOfRange { op, row: index, code, codes: codes as usize }),
+        // Of a code, or of a remap.
+        1 | 5 => Err(Error::CodeOutOfRange { op, row: index, code, codes: codes as usize }),
         2 => Err(Error::Value { op, arg: "weights", index, expected: "weights within 0..=1" }),
         3 => Err(Error::Value { op, arg: "x", index, expected: "magnitudes up to 2^exponent" }),
         4 => Err(Error::Overflow { op, code }),
-        5 => Err(Error::CodeOutOfRange { op, row: index, code, codes: codes as usize }),
         _ => Err(Error::Config { field: "status", expected: "words that kernels wrote" }),
     }
 }

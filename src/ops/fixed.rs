@@ -14,13 +14,11 @@
 //! an instruction (SMLAD for q7, SMLALD for q15). Cost: `K·dim` multiply-adds a row, and for L2 as many again for
 //! eight rows; no memory but the outputs and some hundred bytes of stack.
 
-use super::flat::{BLOCK_ROWS, Scoring, sweep};
-use super::search::check_codebook;
-use super::{check_rows, check_weights};
+use super::flat::{BLOCK_ROWS, Scoring, check, sweep};
 use crate::NO_CODE;
 use crate::codebook::Metric;
 use crate::cpu::{Cpu, Disjoint};
-use crate::element::{Code, Element, Fixed, check_width};
+use crate::element::{Code, Element, Fixed};
 use crate::error::{Error, Result, same};
 use crate::matrix::{MatMut, MatRef};
 use core::marker::PhantomData;
@@ -54,15 +52,7 @@ pub fn search_fixed<F: Fixed, C: Code>(
     codes: &mut [C],
     scores: Option<&mut [i64]>,
 ) -> Result<()> {
-    check_codebook(OP, codebook.rows(), codebook.cols())?;
-    same(OP, "columns of x", codebook.cols(), x.cols())?;
-    same(OP, "length of codes", x.rows(), codes.len())?;
-    if let Some(scores) = &scores {
-        same(OP, "length of scores", x.rows(), scores.len())?;
-    }
-    check_rows(OP, x.rows())?;
-    check_weights(OP, weights, x.rows())?;
-    check_width::<C>(codebook.rows())?;
+    check(OP, &x, weights, &codebook, codes, scores.as_deref())?;
     let (codes, scores) = (Disjoint::new(codes), scores.map(Disjoint::new));
     cpu.divide(x.rows(), BLOCK_ROWS, &|first, count| {
         let x = x.rows_from(first, count);

@@ -1,7 +1,10 @@
 //! The sweep over a plain, row-major codebook: what floats and fixed point share.
 
+use super::search::check_codebook;
+use super::{check_rows, check_weights, weight};
+use crate::element::{Code, check_width};
+use crate::error::{Result, same};
 use crate::matrix::MatRef;
-use crate::ops::weight;
 
 /// Rows that one pass over the codebook serves: it is read, and for L2 its norms are computed, once for
 /// them all. Small, since their running maxima lie on a microcontroller's stack.
@@ -9,6 +12,26 @@ pub(super) const BLOCK_ROWS: usize = 8;
 
 /// Codes scored at a time: as many chains whose latencies overlap.
 const TILE_CODES: usize = 4;
+
+/// What a search of a plain codebook checks before anything is written.
+pub(super) fn check<X, B, C: Code, S>(
+    op: &'static str,
+    x: &MatRef<X>,
+    weights: Option<&[f32]>,
+    codebook: &MatRef<B>,
+    codes: &[C],
+    scores: Option<&[S]>,
+) -> Result<()> {
+    check_codebook(op, codebook.rows(), codebook.cols())?;
+    same(op, "columns of x", codebook.cols(), x.cols())?;
+    same(op, "length of codes", x.rows(), codes.len())?;
+    if let Some(scores) = scores {
+        same(op, "length of scores", x.rows(), scores.len())?;
+    }
+    check_rows(op, x.rows())?;
+    check_weights(op, weights, x.rows())?;
+    check_width::<C>(codebook.rows())
+}
 
 /// How a row and a plain code are scored.
 pub(super) trait Scoring {

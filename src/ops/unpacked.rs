@@ -9,16 +9,14 @@
 //! outputs and some hundred bytes of stack. For microcontrollers, and for a handful of rows:
 //! elsewhere [`search`](super::search()) on a [`PackedCodebook`](crate::PackedCodebook) is many times as fast.
 
-use super::flat::{BLOCK_ROWS, Scoring, sweep};
-use super::search::check_codebook;
-use super::{check_rows, check_weights};
+use super::flat::{BLOCK_ROWS, Scoring, check, sweep};
 use crate::NO_CODE;
 use crate::codebook::Metric;
 use crate::cpu::{Cpu, Disjoint};
-use crate::element::{Code, Element, check_width};
+use crate::element::{Code, Element};
 #[cfg(doc)]
 use crate::error::Error;
-use crate::error::{Result, same};
+use crate::error::Result;
 use crate::matrix::MatRef;
 use crate::simd::{Kernel, Lanes};
 use core::marker::PhantomData;
@@ -54,15 +52,7 @@ pub fn search_unpacked<E: Element, B: Element, C: Code>(
     codes: &mut [C],
     scores: Option<&mut [f32]>,
 ) -> Result<()> {
-    check_codebook(OP, codebook.rows(), codebook.cols())?;
-    same(OP, "columns of x", codebook.cols(), x.cols())?;
-    same(OP, "length of codes", x.rows(), codes.len())?;
-    if let Some(scores) = &scores {
-        same(OP, "length of scores", x.rows(), scores.len())?;
-    }
-    check_rows(OP, x.rows())?;
-    check_weights(OP, weights, x.rows())?;
-    check_width::<C>(codebook.rows())?;
+    check(OP, &x, weights, &codebook, codes, scores.as_deref())?;
     let (codes, scores) = (Disjoint::new(codes), scores.map(Disjoint::new));
     cpu.divide(x.rows(), BLOCK_ROWS, &|first, count| {
         let x = x.rows_from(first, count);

@@ -3,7 +3,7 @@
 use super::DeviceQuantizer;
 use super::places::SOURCES;
 use crate::cuda::images::QUANTIZER;
-use crate::cuda::memory::{DeviceMatMut, DeviceMatRef, DeviceRef};
+use crate::cuda::memory::{DeviceMatRef, DeviceRef};
 use crate::cuda::ops;
 use crate::cuda::queue::{Arg, Grid, Kernel, Queue};
 use crate::error::Result;
@@ -92,11 +92,7 @@ impl<'a> DeviceQuantizer<'a> {
         self.over(queue, "code_gradients", hits.len() * dim, &args)?;
         // -- through the norm and the projector, in blocks: a copy of each hit code's source is needed only for a moment
         let projects = places.projector.weight.len > 0;
-        let (mut dw, mut db) = (self.arena.at(places.projector.dweight), self.arena.at(places.projector.dbias));
-        ops::zero(queue, &mut dw)?;
-        ops::zero(queue, &mut db)?;
-        let mut dw = DeviceMatMut::new(dw, places.projector.outputs, places.projector.inputs)
-            .or_else(|_| self.arena.mat(places.projector.dweight, 0, 0))?;
+        let (mut dw, mut db) = self.no_gradients(queue, places.projector)?;
         let through_norm = if self.config.normalize { hits.len() } else { 0 };
         let mut rows = self.arena.mat(places.code_rows, through_norm, dim)?;
         let hits = hits.as_ref();

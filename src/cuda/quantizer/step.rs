@@ -3,7 +3,7 @@
 use super::places::LinearPlaces;
 use super::{DeviceQuantizer, lanes};
 use crate::cuda::images::QUANTIZER;
-use crate::cuda::memory::{DeviceMatMut, DeviceMatRef, DeviceRef};
+use crate::cuda::memory::{DeviceMatMut, DeviceMatRef, DeviceMut, DeviceRef};
 use crate::cuda::ops::loss::{Scale, squared_error_backward_by};
 use crate::cuda::ops::project::project_backward_weight_of;
 use crate::cuda::ops::{self, row_width};
@@ -158,6 +158,18 @@ impl<'a> DeviceQuantizer<'a> {
         Ok(())
     }
 
+    /// Room for the gradients at a layer's weight and bias, zeroed.
+    pub(super) fn no_gradients(
+        &self,
+        queue: &impl Queue,
+        linear: LinearPlaces,
+    ) -> Result<(DeviceMatMut<'a, f64>, DeviceMut<'a, f64>)> {
+        let (mut dw, mut db) = (self.arena.at(linear.dweight), self.arena.at(linear.dbias));
+        ops::zero(queue, &mut dw)?;
+        ops::zero(queue, &mut db)?;
+        Ok((DeviceMatMut::new(dw, linear.outputs, linear.inputs)?, db))
+    }
+
     fn weight_gradients(
         &self,
         queue: &impl Queue,
@@ -166,10 +178,7 @@ impl<'a> DeviceQuantizer<'a> {
         x: &DeviceMatRef,
         codes: Option<&DeviceRef<u32>>,
     ) -> Result<()> {
-        let (mut dw, mut db) = (self.arena.at(linear.dweight), self.arena.at(linear.dbias));
-        ops::zero(queue, &mut dw)?;
-        ops::zero(queue, &mut db)?;
-        let mut dw = DeviceMatMut::new(dw, linear.outputs, linear.inputs)?;
+        let (mut dw, mut db) = self.no_gradients(queue, linear)?;
         let mut floats = self.arena.at(self.places.floats);
         project_backward_weight_of(queue, dy, x, codes, &mut dw, Some(&mut db), &mut floats)
     }
@@ -193,28 +202,25 @@ impl<'a> DeviceQuantizer<'a> {
             }
         }
         self.statistics.accumulate(queue, &seen, &codes, weights, None)?;
-        let mut active = self.arena.at(places.active);
-        ops::usage::active(queue, &self.hit_counts(), &mut active)?;
         let mut codebook = self.arena.mat(places.codebook, k, dim)?;
-        let has_latent = places.latent.len > 0;
-        let latent = || if has_latent { self.arena.mat(places.latent, k, dim).map(Some) } else { Ok(None) };
+        let mut latent = (places.latent.len > 0).then(|| self.arena.mat(places.latent, k, dim)).transpose()?;
         if self.config.learner == Learner::Ema {
             let (decay, sizes) = (self.config.decay, self.arena.at(places.cluster_size).shared());
             let statistics = &self.statistics;
-            match latent()? {
-                Some(mut mean) => {
-                    ops::ema::update_means(queue, decay, statistics, &sizes, &mut mean, Some(&mut codebook))?
-                }
+            match &mut latent {
+                Some(mean) => ops::ema::update_means(queue, decay, statistics, &sizes, mean, Some(&mut codebook))?,
                 None => ops::ema::update_means(queue, decay, statistics, &sizes, &mut codebook, None)?,
             }
         }
         self.activity.observe(queue, self.config.decay, &self.statistics, &mut self.arena.at(places.observed))?;
-        if matches!(self.config.learner, Learner::Gradient | Learner::Projector { .. }) {
-            // After `observe`, which has left the rows' whole weight in its scratch.
-            self.code_gradients(queue)?;
+        match self.config.learner {
+            // After `observe`, which has left the rows' whole weight in its scratch. Listing the hit codes counts them.
+            Learner::Gradient | Learner::Projector { .. } => self.code_gradients(queue)?,
+            Learner::Ema | Learner::Frozen => {
+                ops::usage::active(queue, &self.hit_counts(), &mut self.arena.at(places.active))?;
+            }
         }
         if let Some(rule) = self.config.restart {
-            let mut latent = if has_latent { Some(self.arena.mat(places.latent, k, dim)?) } else { None };
             let mut log = self.arena.first(places.restarted, rows.min(k));
             ops::restart(
                 queue,
