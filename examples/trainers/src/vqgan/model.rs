@@ -44,12 +44,6 @@ impl<B: Backend> Autoencoder<B> {
     }
 }
 
-/// Rows `[batch · h · w, dim]` as `[batch, dim, h, w]`.
-pub fn as_grid<B: Backend>(rows: Tensor<B, 2>, [batch, height, width]: [usize; 3]) -> Tensor<B, 4> {
-    let [_, dim] = rows.dims();
-    rows.reshape([batch, height, width, dim]).permute([0, 3, 1, 2])
-}
-
 /// The network that tells images from reconstructions.
 #[derive(Module, Debug)]
 #[expect(clippy::large_enum_variant, reason = "there is one of them")]
