@@ -4,15 +4,15 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::Args;
-use vq_kernels::Pool;
 
 use super::table::thousands;
 use crate::backend::Host;
 use crate::common::failure::Failure;
 use crate::common::files::create_writable;
 use crate::common::terminal::interrupted;
+use crate::shell::pool;
 use crate::vqgan::config::Config;
-use crate::vqgan::run::{Data, check_data, pool};
+use crate::vqgan::run::{Data, check_data};
 use crate::vqgan::trained::Trained;
 
 /// Which trainings, which images, and where results go.
@@ -62,7 +62,7 @@ impl RunOptions {
     pub fn each(&self, mut with: impl FnMut(&Run) -> Result<(), Failure>) -> Result<(), Failure> {
         create_writable(&self.out)?;
         self.runs.iter().try_for_each(|dir| checkpoint(dir).map(|_| ()))?;
-        let pool: Arc<dyn Pool + Send + Sync> = Arc::new(pool()?);
+        let pool = pool()?;
         let mut loaded = None;
         for dir in &self.runs {
             if interrupted() {

@@ -7,11 +7,9 @@ use burn::tensor::backend::AutodiffBackend;
 use clap::Parser;
 use serde::Serialize;
 use serde_json::Value;
-use vq_kernels::Pool;
 
 use super::evaluate::{Evaluation, evaluate};
-use super::report::write_json;
-use super::run::{Data, check_data, pool};
+use super::run::{Data, check_data};
 use super::trained::Trained;
 use super::trainer::TrainBackend;
 use crate::backend::Device;
@@ -22,6 +20,7 @@ use crate::common::plots::bars_svg;
 use crate::common::terminal::print;
 use crate::losses::perceptual::Perceptual;
 use crate::on_device;
+use crate::shell::{pool, write_json};
 
 /// Evaluates trained models on the same images, and puts them side by side.
 #[derive(Clone, Debug, Parser)]
@@ -98,7 +97,7 @@ fn run_on<B: TrainBackend>(options: &Options, device: B::Device) -> Result<(), F
     }
     let perceptual =
         Perceptual::<B::InnerBackend>::load(options.perceptual.as_deref(), options.lpips.as_deref(), &device)?;
-    let pool: Arc<dyn Pool + Send + Sync> = Arc::new(pool()?);
+    let pool = pool()?;
     let centres = options.codebook.as_deref().map(codebook::load).transpose()?;
     let mut rows: Vec<Row> = Vec::new();
     for run in &options.runs {
