@@ -26,4 +26,4 @@ pub(crate) use run::CURE;
 pub use run::{Files, Line, Training, run_task, train};
 pub use settings::Settings;
 pub use state::{Coding, State, TrainBackend, Trained, Updated};
-pub use task::{Loss, Pass, Start, Task};
+pub use task::{Loss, Pass, Task, TrainedOf};

@@ -22,6 +22,9 @@ use crate::params::{cast, cast_gradients, gradient_norm};
 /// What to do about a loss that is not finite: a lower rate makes another run.
 pub(crate) const CURE: &str = "Start again with a lower --lr and another --out";
 
+/// What is drawn of every task's log.
+const CURVES: [&str; 2] = ["losses.svg", "utilization.svg"];
+
 /// The files of a run.
 pub struct Files {
     /// The directory of all of them.
@@ -176,8 +179,7 @@ pub fn run_task<B: TrainBackend, T: Task<B>>(
         state = state.resume(&mut Checkpoint::of_run(&files.checkpoint, &run)?)?;
         history = files.rewind(state.steps_taken())?;
     } else {
-        files.clear(T::RESULTS)?;
-        files.clear(&["losses.svg", "utilization.svg"])?;
+        files.clear(&[T::RESULTS, &CURVES].concat())?;
         if let Some(mut line) = task.before(&state.trained())? {
             line["step"] = json!(0);
             append_line(&files.log, &line)?;
@@ -186,8 +188,8 @@ pub fn run_task<B: TrainBackend, T: Task<B>>(
     }
     let mut training = TaskTraining { task, state, run };
     train(&mut training, options, &files, &mut history)?;
-    curves_svg(&files.out.join("losses.svg"), "Loss terms, unweighted", T::CURVES, &history)?;
-    utilization_svg(&files.out.join("utilization.svg"), &history)?;
+    curves_svg(&files.out.join(CURVES[0]), "Loss terms, unweighted", T::CURVES, &history)?;
+    utilization_svg(&files.out.join(CURVES[1]), &history)?;
     let mut summary = task.finish(&training.state.trained(), &history, &files.out)?;
     let settings = task.settings();
     let seconds = started.elapsed().as_secs_f64();

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use burn::module::AutodiffModule;
+use burn::tensor::backend::AutodiffBackend;
 use burn::tensor::{FloatDType, Tensor};
 use serde::Serialize;
 use serde_json::Value;
@@ -67,7 +68,7 @@ pub trait Task<B: TrainBackend> {
     ///
     /// # Errors
     /// As the parts.
-    fn before(&self, _start: &Start<'_, B, Self::Model>) -> Result<Option<Value>, Failure> {
+    fn before(&self, _start: &TrainedOf<B, Self::Model>) -> Result<Option<Value>, Failure> {
         Ok(None)
     }
 
@@ -75,12 +76,11 @@ pub trait Task<B: TrainBackend> {
     ///
     /// # Errors
     /// Ctrl-C; where a file cannot be written; as the parts.
-    fn finish(&self, end: &Start<'_, B, Self::Model>, history: &[Value], out: &Path) -> Result<Value, Failure>;
+    fn finish(&self, trained: &TrainedOf<B, Self::Model>, history: &[Value], out: &Path) -> Result<Value, Failure>;
 }
 
-/// The model before or after its training.
-pub type Start<'a, B, M> =
-    Trained<<B as burn::tensor::backend::AutodiffBackend>::InnerBackend, <M as AutodiffModule<B>>::InnerModule>;
+/// What evaluation sees of a training: the moving averages where there are any.
+pub type TrainedOf<B, M> = Trained<<B as AutodiffBackend>::InnerBackend, <M as AutodiffModule<B>>::InnerModule>;
 
 /// A training pass.
 pub struct Pass<'a, B: TrainBackend, M> {
