@@ -20,7 +20,7 @@ mod task;
 pub use checkpoint::{Checkpoint, Extra, identity, load_module};
 pub use coder::{Coder, SharedPool, pool};
 pub use codes::{Codes, System};
-pub use options::{CodeOptions, RunOptions, SettingOptions};
+pub use options::{CodeOptions, DataOptions, RunOptions, SettingOptions};
 pub use report::{counts_svg, curves_svg, pictures, read_log, utilization_svg, write_json};
 pub(crate) use run::CURE;
 pub use run::{Files, Line, Training, run_task, train};

@@ -50,6 +50,20 @@ impl RunOptions {
     }
 }
 
+/// Which samples a run is of.
+#[derive(Clone, Debug, Args)]
+pub struct DataOptions {
+    /// A directory, archive or file of samples [default: scenes that are rendered].
+    #[arg(long)]
+    pub data: Option<PathBuf>,
+    /// How many scenes are rendered, where no data is given.
+    #[arg(long, default_value_t = 1024)]
+    pub scenes: usize,
+    /// Share of the samples that is held out for testing.
+    #[arg(long, default_value_t = 0.1)]
+    pub hold_out: f64,
+}
+
 /// Changes of a preset's settings.
 #[derive(Clone, Debug, Args)]
 pub struct SettingOptions {

@@ -17,7 +17,8 @@ use super::task::{Loss, Pass, Task};
 use crate::common::failure::{Context, Failure};
 use crate::common::files::{append_line, create_writable, remove, truncate_log};
 use crate::common::terminal::{Count, Progress, interrupted, peak_rss_mb, print};
-use crate::params::{cast, cast_gradients, gradient_norm};
+use crate::optim::Gradients;
+use crate::params::{cast, cast_gradients};
 
 /// What to do about a loss that is not finite: a lower rate makes another run.
 pub(crate) const CURE: &str = "Start again with a lower --lr and another --out";
@@ -247,7 +248,8 @@ impl<B: TrainBackend, T: Task<B>> Training for TaskTraining<'_, B, T> {
             true => cast_gradients::<B, _>(&self.state.model, gradients),
             false => gradients,
         };
-        terms.push(("gradient_norm", gradient_norm::<B, _>(&self.state.model, &gradients)));
+        let gradients = Gradients::of::<B, _>(&self.state.model, gradients);
+        terms.push(("gradient_norm", gradients.norm()));
         if let Some(report) = quantized.map(|quantized| quantized.report) {
             terms.extend([("codebook", report.loss.codebook), ("commitment", report.loss.commitment)]);
             terms.push(("mean_norm", report.mean_norm));

@@ -4,7 +4,6 @@ use core::marker::PhantomData;
 use std::collections::BTreeMap;
 
 use burn::module::{AutodiffModule, Module};
-use burn::optim::GradientsParams;
 use burn::tensor::backend::AutodiffBackend;
 use vq_kernels::quantizer::Quantizer;
 
@@ -14,7 +13,7 @@ use super::codes::Codes;
 use super::settings::Settings;
 use crate::common::failure::{Context, Failure};
 use crate::common::tensors::Tensor;
-use crate::optim::Optimizer;
+use crate::optim::{Gradients, Optimizer};
 use crate::params::{average, tensors};
 pub use crate::quantize::Updated;
 use crate::quantize::{QuantizeBackend, VectorQuantizer};
@@ -117,9 +116,9 @@ impl<B: TrainBackend, M: AutodiffModule<B>> State<B, M> {
     ///
     /// # Errors
     /// The quantizer's; the training is then to be given up.
-    pub fn learn(&mut self, gradients: GradientsParams, own: &[u32]) -> Result<Updated, Failure> {
+    pub fn learn(&mut self, gradients: Gradients, own: &[u32]) -> Result<Updated, Failure> {
         let lr = self.lr();
-        self.model = self.optimizer.step(lr, self.model.clone(), gradients).0;
+        self.model = self.optimizer.step(lr, self.model.clone(), gradients);
         let updated = match &mut self.coder {
             Some(coder) => coder.learn(lr).context(|| format!("step {}: the quantizer", self.step + 1))?,
             None => Updated::default(),

@@ -10,7 +10,7 @@ use crate::common::failure::Failure;
 use crate::nets::Backbone;
 use crate::nets::patchgan::PatchConfig;
 use crate::nets::stylegan::StyleConfig;
-use crate::shell::{CodeOptions, RunOptions, SettingOptions};
+use crate::shell::{CodeOptions, DataOptions, RunOptions, SettingOptions};
 
 /// Networks of the `small` preset.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -45,15 +45,9 @@ pub struct Options {
     /// Networks, where the preset leaves the choice (small, tiny).
     #[arg(long, value_enum, default_value = "cnn")]
     pub backbone: Net,
-    /// A directory or .tar file of images, all of which are held in memory, 3 bytes a pixel [default: scenes that are rendered].
-    #[arg(long)]
-    pub data: Option<PathBuf>,
-    /// How many scenes are rendered, where no data is given.
-    #[arg(long, default_value_t = 1024)]
-    pub scenes: usize,
-    /// Share of the images that is held out for testing.
-    #[arg(long, default_value_t = 0.1)]
-    pub hold_out: f64,
+    /// The images, all of which are held in memory, 3 bytes a pixel.
+    #[command(flatten)]
+    pub data: DataOptions,
     /// Train on only so many images of the training part, by lot.
     #[arg(long)]
     pub images: Option<usize>,

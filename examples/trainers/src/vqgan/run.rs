@@ -22,7 +22,7 @@ use crate::data::{Batches, Dataset, Source};
 use crate::features::VisionEncoder;
 use crate::losses::perceptual::Perceptual;
 use crate::on_device;
-use crate::shell::{Checkpoint, Files, Line, Training, pool, train, write_json};
+use crate::shell::{Checkpoint, DataOptions, Files, Line, Training, pool, train, write_json};
 
 /// Seed of the split into a training and a held-out part: one for all runs, so that their figures compare.
 pub(crate) const SPLIT: u64 = 0;
@@ -49,13 +49,13 @@ impl Data {
     ///
     /// # Errors
     /// Where there are none, or too few to split.
-    pub fn open(data: Option<&Path>, scenes: usize, hold_out: f64, config: &Config) -> Result<Self, Failure> {
+    pub fn open(options: &DataOptions, config: &Config) -> Result<Self, Failure> {
         let needed = (config.backbone.image_size() as f64 / f64::from(config.augment.min_scale)).ceil() as usize;
-        let source = match data {
-            Some(path) => Source::Path(path.to_owned()),
-            None => Source::Scenes { count: scenes, size: needed, seed: 0 },
+        let source = match &options.data {
+            Some(path) => Source::Path(path.clone()),
+            None => Source::Scenes { count: options.scenes, size: needed, seed: 0 },
         };
-        let (train, held_out) = Dataset::open(&source, true)?.shrunk(needed)?.split(hold_out, SPLIT)?;
+        let (train, held_out) = Dataset::open(&source, true)?.shrunk(needed)?.split(options.hold_out, SPLIT)?;
         Ok(Self { train, held_out })
     }
 }
@@ -99,7 +99,7 @@ fn run_on<B: TrainBackend>(options: &Options, device: B::Device) -> Result<(), F
     let mut config = options.config()?;
     config.check()?;
     files.prepare(options.run.resume)?;
-    let mut data = Data::open(options.data.as_deref(), options.scenes, options.hold_out, &config)?;
+    let mut data = Data::open(&options.data, &config)?;
     if let Some(images) = options.images {
         data.train = data.train.sample(images, config.settings.seed)?;
     }

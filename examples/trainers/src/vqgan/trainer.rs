@@ -13,7 +13,7 @@ use crate::common::failure::{Context, Failure};
 use crate::losses::adversarial::{GanTerm, GanWeight, hinge_d, hinge_g, r1, softplus_d, softplus_g, split_backward};
 use crate::losses::perceptual::Perceptual;
 use crate::losses::reconstruction::{l1, l2, logit_laplace};
-use crate::optim::Optimizer;
+use crate::optim::{Gradients, Optimizer};
 use crate::params::{add_gradients, cast, cast_gradients, host};
 use crate::quantize::VectorQuantizer;
 use crate::shell::CURE;
@@ -175,22 +175,19 @@ impl<B: TrainBackend> Trainer<B> {
         let mut report = StepReport { step: step + 1, lr, ..StepReport::default() };
         let playing = self.config.adversary.clone().filter(|adversary| step >= adversary.start);
         let (gradients, fake) = self.generator_gradients(&images, playing.as_ref(), &mut report)?;
-        report.gradient_norm = crate::params::gradient_norm::<B, _>(&self.state.model, &gradients);
+        report.gradient_norm = gradients.norm();
         let judged = match (&playing, &self.opponent) {
             (Some(adversary), Some(opponent)) => {
                 Some(discriminator_gradients(adversary, opponent, images, fake, step, &mut report))
             }
             _ => None,
         };
-        if let (Some(gradients), Some(opponent)) = (&judged, &self.opponent) {
-            let norm = crate::params::gradient_norm::<B, _>(&opponent.network, gradients);
-            report.discriminator_gradient_norm = Some(norm);
-        }
+        report.discriminator_gradient_norm = judged.as_ref().map(Gradients::norm);
         report.check()?;
 
         let updated = self.state.learn(gradients, &[])?;
         if let (Some(gradients), Some(opponent)) = (judged, &mut self.opponent) {
-            opponent.network = opponent.optimizer.step(lr, opponent.network.clone(), gradients).0;
+            opponent.network = opponent.optimizer.step(lr, opponent.network.clone(), gradients);
         }
         (report.active, report.restarted) = (updated.active, updated.restart.restarted);
         Ok(report)
@@ -202,7 +199,7 @@ impl<B: TrainBackend> Trainer<B> {
         images: &Tensor<B, 4>,
         playing: Option<&Adversary>,
         report: &mut StepReport,
-    ) -> Result<(GradientsParams, Tensor<B::InnerBackend, 4>), Failure> {
+    ) -> Result<(Gradients, Tensor<B::InnerBackend, 4>), Failure> {
         let losses = self.config.losses.clone();
         let (model, input) = match self.config.settings.amp {
             true => (cast(self.state.model.clone(), FloatDType::BF16), images.clone().cast(FloatDType::BF16)),
@@ -252,7 +249,7 @@ impl<B: TrainBackend> Trainer<B> {
         report.commitment = quantized.report.loss.commitment;
         report.mean_norm = quantized.report.mean_norm;
         report.without_code = quantized.report.without_code;
-        Ok((gradients, split.images))
+        Ok((Gradients::of::<B, _>(&self.state.model, gradients), split.images))
     }
 
     /// The weighted sum of the terms on pixels and features; their values go to `terms`.
@@ -305,7 +302,7 @@ fn discriminator_gradients<B: TrainBackend>(
     fake: Tensor<B::InnerBackend, 4>,
     step: u64,
     report: &mut StepReport,
-) -> GradientsParams {
+) -> Gradients {
     let network = &opponent.network;
     let (judged_real, judged_fake) = (network.forward(real.clone()), network.forward(Tensor::from_inner(fake)));
     report.real = Some(number(judged_real.clone().mean().inner()));
@@ -316,7 +313,7 @@ fn discriminator_gradients<B: TrainBackend>(
     };
     report.discriminator = Some(number(loss.clone().inner()));
     let gradients = GradientsParams::from_grads(loss.backward(), network);
-    match adversary.r1 {
+    let gradients = match adversary.r1 {
         Some((gamma, every)) if (step - adversary.start).is_multiple_of(every) => {
             let penalty = r1(
                 network,
@@ -330,7 +327,8 @@ fn discriminator_gradients<B: TrainBackend>(
             add_gradients::<B, _>(network, gradients, penalty.gradients)
         }
         _ => gradients,
-    }
+    };
+    Gradients::of::<B, _>(network, gradients)
 }
 
 /// The value of a tensor with one.
