@@ -29,6 +29,7 @@ pub mod codebook;
 pub mod optim;
 pub mod shell;
 pub mod vqgan;
+pub mod vqvae;
 
 // What came out.
 pub mod metrics;

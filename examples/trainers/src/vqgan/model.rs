@@ -7,7 +7,7 @@ use burn::tensor::backend::Backend;
 use super::config::{Adversary, Config, Judge};
 use crate::nets::patchgan::PatchDiscriminator;
 use crate::nets::stylegan::StyleDiscriminator;
-use crate::nets::{Decoder, Encoder};
+use crate::nets::{Decoder, Encoder, as_grid, as_rows};
 use crate::params::settle;
 
 /// What the optimizer of the generator's side trains; the codes are the quantizer's own.
@@ -33,9 +33,7 @@ impl<B: Backend> Autoencoder<B> {
 
     /// Latents of images as rows `[batch · h · w, dim]`, in raster order, and their grid `[batch, h, w]`.
     pub fn rows(&self, images: Tensor<B, 4>) -> (Tensor<B, 2>, [usize; 3]) {
-        let latents = self.encoder.forward(images);
-        let [batch, dim, height, width] = latents.dims();
-        (latents.permute([0, 2, 3, 1]).reshape([batch * height * width, dim]), [batch, height, width])
+        as_rows(self.encoder.forward(images))
     }
 
     /// Images of rows, which are [`rows`](Self::rows)' layout.

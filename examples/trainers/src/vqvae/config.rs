@@ -187,7 +187,10 @@ impl Config {
             return refuse(format!("--perceptual-weight is for colour images, not for {}", self.modality.name()));
         }
         if !(self.scale.deviation > 0.0 && self.scale.deviation.is_finite() && self.scale.mean.is_finite()) {
-            return refuse(format!("features of mean {} and deviation {} cannot be scaled", self.scale.mean, self.scale.deviation));
+            return refuse(format!(
+                "features of mean {} and deviation {} cannot be scaled",
+                self.scale.mean, self.scale.deviation
+            ));
         }
         self.codes.check()?;
         self.augment.check()?;
