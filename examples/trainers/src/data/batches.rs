@@ -101,7 +101,7 @@ pub(super) fn check_size(image_size: usize, batch: usize) -> Result<(), Failure>
 }
 
 /// A generator for one image: other numbers for every seed, round and picture.
-pub(super) fn generator(purpose: &str, seed: u64, round: u64, index: u64) -> SplitMix64 {
+pub(crate) fn generator(purpose: &str, seed: u64, round: u64, index: u64) -> SplitMix64 {
     let mixed = |state: u64, part: u64| SplitMix64::new(state ^ part).next_u64();
     SplitMix64::new(mixed(mixed(hash_name(purpose, seed), round), index))
 }
