@@ -20,7 +20,6 @@ use crate::common::images::{Rgb, hold_out, visit_images};
 use crate::common::scenes::render;
 use crate::common::terminal::{Count, Progress, interrupted};
 
-pub(crate) use batches::generator;
 pub use batches::{Augment, Batches, HostBatch, to_tensor};
 pub use crops::{FixedCrops, fixed_crops};
 pub use permutation::Permutation;

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::schedule::{Diffusion, noise};
 use super::target::{Noised, Objective, Prediction, per_image};
 use crate::common::failure::Failure;
-use crate::data::generator;
+use crate::common::random::generator;
 use crate::nets::norms::to;
 
 /// Values of [-1, 1] lie on 256 levels; this is half the way from one to the next.

@@ -11,7 +11,7 @@ use rayon::slice::ParallelSliceMut;
 use serde::{Deserialize, Serialize};
 
 use crate::common::failure::Failure;
-use crate::data::generator;
+use crate::common::random::generator;
 
 /// Steps of a training.
 pub const STEPS: usize = 1000;
