@@ -34,6 +34,12 @@ pub fn hash_name(name: &str, seed: u64) -> u64 {
     name.bytes().fold(seed, |state, byte| SplitMix64::new(state ^ u64::from(byte)).next_u64())
 }
 
+/// A generator for one thing, as an image or a row: other numbers for every purpose, seed, round (as a step or an epoch) and index.
+pub fn generator(purpose: &str, seed: u64, round: u64, index: u64) -> SplitMix64 {
+    let mixed = |state: u64, part: u64| SplitMix64::new(state ^ part).next_u64();
+    SplitMix64::new(mixed(mixed(hash_name(purpose, seed), round), index))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,7 +1,11 @@
-//! Networks: encoders and decoders with convolutions or transformers, and discriminators.
+//! Networks: encoders and decoders with convolutions, transformers or linear layers, codes that are seen by attention, and
+//! discriminators.
 
+pub mod bottleneck;
 pub mod cnn;
+pub mod convnext;
 pub mod macs;
+pub mod memcodes;
 pub mod patchgan;
 pub mod stylegan;
 pub mod transformer;
@@ -33,7 +37,7 @@ pub enum Encoder<B: Backend> {
 }
 
 impl<B: Backend> Encoder<B> {
-    /// Latents `[batch, dim, h, w]` of images `[batch, 3, height, width]` in [-1, 1].
+    /// Latents `[batch, dim, h, w]` of images `[batch, channels, height, width]`; of colour images in [-1, 1].
     pub fn forward(&self, images: Tensor<B, 4>) -> Tensor<B, 4> {
         match self {
             Self::Cnn(net) => net.forward(images),
@@ -80,7 +84,7 @@ impl<B: Backend> Decoder<B> {
         }
     }
 
-    /// The last layer with other values: `[batch, 3, height, width]`, about [-1, 1], from the trunk's output.
+    /// The last layer with other values: `[batch, channels, height, width]`, of colours about [-1, 1], from the trunk's output.
     pub fn head(&self, trunk: Tensor<B, 4>, weight: Tensor<B, 4>, bias: Tensor<B, 1>) -> Tensor<B, 4> {
         match self {
             Self::Cnn(net) => net.head(trunk, weight, bias),
