@@ -3,6 +3,8 @@
 //! Everything random is a pure function of a seed and of a step, an epoch or an index: there is no hidden state, so a run that was killed and
 //! resumed sees the same batches, and a crop that an evaluation names is the same crop everywhere.
 
+pub mod annotations;
+
 mod batches;
 mod crops;
 mod permutation;

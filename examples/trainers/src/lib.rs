@@ -29,6 +29,7 @@ pub mod codebook;
 
 // How it is trained.
 pub mod optim;
+pub mod shell;
 pub mod vqgan;
 
 // What came out.

@@ -28,7 +28,7 @@ impl<B: Backend> Autoencoder<B> {
     pub fn new(config: &Config, device: &B::Device) -> Self {
         let (backbone, dim) = (&config.backbone, config.codes.dim);
         let module = Self { encoder: backbone.encoder(dim, device), decoder: backbone.decoder(dim, device) };
-        settle(module, config.seed ^ AUTOENCODER)
+        settle(module, config.settings.seed ^ AUTOENCODER)
     }
 
     /// Latents of images as rows `[batch · h · w, dim]`, in raster order, and their grid `[batch, h, w]`.
@@ -67,7 +67,7 @@ impl<B: Backend> Discriminator<B> {
             Judge::Patch(net) => Self::Patch(net.init(device)),
             Judge::Style(net) => Self::Style(net.init(device)),
         };
-        settle(module, config.seed ^ DISCRIMINATOR)
+        settle(module, config.settings.seed ^ DISCRIMINATOR)
     }
 
     /// Logits of images `[batch, 3, height, width]` in [-1, 1]: one for each patch, or one for each image; `[n]`.
