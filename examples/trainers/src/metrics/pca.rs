@@ -1,7 +1,7 @@
 //! What straight lines keep of vectors: the principal components of a training set, judged on held-out vectors.
 
 use rayon::iter::{IndexedParallelIterator, ParallelIterator};
-use rayon::slice::ParallelSliceMut;
+use rayon::slice::{ParallelSlice, ParallelSliceMut};
 
 use super::frechet::Frechet;
 use crate::common::failure::Failure;
