@@ -245,7 +245,7 @@ mod tests {
             let total: f32 = (0..5).map(score).sum();
             *mixed = (0..5).map(|key| score(key) / total * of(key, 2, head, c)).sum();
         }
-        let mixed = Tensor::from_data(TensorData::new(mixed, [1, 5, 6]), &Default::default());
+        let mixed = Tensor::<Host, 3>::from_data(TensorData::new(mixed, [1, 5, 6]), &Default::default());
         for (y, expected) in host(net.forward(tokens(1))).into_iter().zip(host(affine(&net.proj, mixed))) {
             assert!((y - expected).abs() < 1e-5, "{y} for {expected}");
         }
