@@ -31,6 +31,7 @@ pub mod codebook;
 pub mod optim;
 pub mod shell;
 pub mod vqgan;
+pub mod vqvae;
 
 // What came out.
 pub mod metrics;

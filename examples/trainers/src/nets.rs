@@ -194,6 +194,18 @@ impl Backbone {
     }
 }
 
+/// Latents `[batch, dim, h, w]` as rows `[batch · h · w, dim]`, in raster order, and their grid `[batch, h, w]`.
+pub fn as_rows<B: Backend>(latents: Tensor<B, 4>) -> (Tensor<B, 2>, [usize; 3]) {
+    let [batch, dim, height, width] = latents.dims();
+    (latents.permute([0, 2, 3, 1]).reshape([batch * height * width, dim]), [batch, height, width])
+}
+
+/// Rows `[batch · h · w, dim]` as `[batch, dim, h, w]`.
+pub fn as_grid<B: Backend>(rows: Tensor<B, 2>, [batch, height, width]: [usize; 3]) -> Tensor<B, 4> {
+    let [_, dim] = rows.dims();
+    rows.reshape([batch, height, width, dim]).permute([0, 3, 1, 2])
+}
+
 /// A tensor of the same type and on the same device as `like`, not of its graph.
 pub(crate) fn constant<B: Backend, const D: usize, const L: usize>(
     values: Vec<f32>,

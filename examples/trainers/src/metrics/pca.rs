@@ -75,6 +75,13 @@ impl Pca {
         self.kept
     }
 
+    /// A vector's coordinates `[rank]` along the components, from the mean. They span what varies most, in no certain order among themselves where
+    /// variances are alike.
+    pub fn coordinates(&self, row: &[f32]) -> Vec<f64> {
+        let centred: Vec<f64> = row.iter().zip(&self.mean).map(|(&value, mean)| f64::from(value) - mean).collect();
+        self.directions.chunks_exact(self.mean.len()).map(|direction| dot(&centred, direction)).collect()
+    }
+
     /// Mean cosine of the angle between vectors, rows `[n, width]`, and what the components keep of them, mean included.
     ///
     /// # Errors

@@ -17,7 +17,7 @@ use super::{Decoder, Encoder};
 use crate::common::failure::Failure;
 
 /// Colours of an image.
-pub(super) const COLOURS: usize = 3;
+pub(crate) const COLOURS: usize = 3;
 
 /// Sizes of a convolutional encoder and decoder.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::common::failure::Failure;
 use crate::data::Augment;
 use crate::nets::Backbone;
+use crate::nets::cnn::COLOURS;
 use crate::nets::patchgan::PatchConfig;
 use crate::nets::stylegan::StyleConfig;
 pub use crate::shell::{Codes, Settings, System};
@@ -94,6 +95,12 @@ impl Config {
         self.settings.check()?;
         self.codes.check()?;
         let refuse = |what: String| Err(Failure::new(what));
+        if let Backbone::Vit { encoder, decoder } = &self.backbone {
+            // The adversary's weight is found at the decoder's last layer, which must be a patch's colours.
+            if [encoder.channels, decoder.channels] != [COLOURS; 2] || decoder.out_conv.is_some() {
+                return refuse("a VQGAN's transformers have 3 channels and no `out_conv`".into());
+            }
+        }
         let Losses { l1, l2, logit_laplace, perceptual, commitment, codebook } = self.losses;
         let weights = [l1, l2, logit_laplace, perceptual, commitment, codebook];
         if !weights.iter().all(|weight| weight.is_finite() && *weight >= 0.0) {

@@ -7,7 +7,7 @@ use burn::tensor::backend::Backend;
 use super::config::{Adversary, Config, Judge};
 use crate::nets::patchgan::PatchDiscriminator;
 use crate::nets::stylegan::StyleDiscriminator;
-use crate::nets::{Decoder, Encoder};
+use crate::nets::{Decoder, Encoder, as_grid, as_rows};
 use crate::params::settle;
 
 /// What the optimizer of the generator's side trains; the codes are the quantizer's own.
@@ -33,21 +33,13 @@ impl<B: Backend> Autoencoder<B> {
 
     /// Latents of images as rows `[batch · h · w, dim]`, in raster order, and their grid `[batch, h, w]`.
     pub fn rows(&self, images: Tensor<B, 4>) -> (Tensor<B, 2>, [usize; 3]) {
-        let latents = self.encoder.forward(images);
-        let [batch, dim, height, width] = latents.dims();
-        (latents.permute([0, 2, 3, 1]).reshape([batch * height * width, dim]), [batch, height, width])
+        as_rows(self.encoder.forward(images))
     }
 
     /// Images of rows, which are [`rows`](Self::rows)' layout.
     pub fn images(&self, rows: Tensor<B, 2>, grid: [usize; 3]) -> Tensor<B, 4> {
         self.decoder.forward(as_grid(rows, grid))
     }
-}
-
-/// Rows `[batch · h · w, dim]` as `[batch, dim, h, w]`.
-pub fn as_grid<B: Backend>(rows: Tensor<B, 2>, [batch, height, width]: [usize; 3]) -> Tensor<B, 4> {
-    let [_, dim] = rows.dims();
-    rows.reshape([batch, height, width, dim]).permute([0, 3, 1, 2])
 }
 
 /// The network that tells images from reconstructions.

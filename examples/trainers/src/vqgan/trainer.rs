@@ -8,11 +8,12 @@ use burn::tensor::backend::AutodiffBackend;
 use burn::tensor::{FloatDType, Tensor};
 
 use super::config::{Adversary, Config, GanLoss};
-use super::model::{Autoencoder, Discriminator, as_grid};
+use super::model::{Autoencoder, Discriminator};
 use crate::common::failure::{Context, Failure};
 use crate::losses::adversarial::{GanTerm, GanWeight, hinge_d, hinge_g, r1, softplus_d, softplus_g, split_backward};
 use crate::losses::perceptual::Perceptual;
 use crate::losses::reconstruction::{l1, l2, logit_laplace};
+use crate::nets::as_grid;
 use crate::optim::{Gradients, Optimizer};
 use crate::params::{add_gradients, cast, cast_gradients, host};
 use crate::quantize::VectorQuantizer;
