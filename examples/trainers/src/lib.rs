@@ -23,6 +23,8 @@ pub mod quantize;
 pub mod features;
 pub mod losses;
 
+pub mod diffusion;
+
 pub mod codebook;
 
 // How it is trained.

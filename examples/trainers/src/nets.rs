@@ -9,6 +9,7 @@ pub mod memcodes;
 pub mod patchgan;
 pub mod stylegan;
 pub mod transformer;
+pub mod unet;
 pub mod vit;
 
 mod blocks;
