@@ -29,6 +29,9 @@ pub mod codebook;
 pub mod optim;
 pub mod vqgan;
 
+// Text as tokens.
+pub mod wordpiece;
+
 // What came out.
 pub mod metrics;
 pub mod study;
