@@ -23,11 +23,15 @@ pub mod quantize;
 pub mod features;
 pub mod losses;
 
+pub mod diffusion;
+
 pub mod codebook;
 
 // How it is trained.
 pub mod optim;
+pub mod shell;
 pub mod vqgan;
+pub mod vqvae;
 
 // Text as tokens.
 pub mod wordpiece;

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Dataset, Permutation};
 use crate::common::failure::Failure;
-use crate::common::random::{SplitMix64, hash_name};
+pub(super) use crate::common::random::generator;
 
 /// Values of one pixel.
 const CHANNELS: usize = 3;
@@ -98,12 +98,6 @@ pub(super) fn check_size(image_size: usize, batch: usize) -> Result<(), Failure>
             "{batch} images of {image_size} px are too many for one batch: at most {LARGEST_BATCH} values fit"
         ))
     })
-}
-
-/// A generator for one image: other numbers for every seed, round and picture.
-pub(super) fn generator(purpose: &str, seed: u64, round: u64, index: u64) -> SplitMix64 {
-    let mixed = |state: u64, part: u64| SplitMix64::new(state ^ part).next_u64();
-    SplitMix64::new(mixed(mixed(hash_name(purpose, seed), round), index))
 }
 
 /// The batches of a training.
