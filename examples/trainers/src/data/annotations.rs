@@ -1,10 +1,14 @@
 //! What is said about pictures in words and numbers: captions, boxes and metadata.
 
 mod fields;
+mod load;
+mod statistics;
 
 use crate::common::failure::Failure;
 
 pub use fields::{FIELDS, Field};
+pub use load::{captions_tsv, from_coco, from_scenes};
+pub use statistics::statistics;
 
 /// A thing in a picture: its class, and the smallest upright box around what is seen of it.
 #[derive(Clone, Debug, PartialEq)]
@@ -65,3 +69,6 @@ impl Annotated {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;
