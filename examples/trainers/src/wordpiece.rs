@@ -20,7 +20,7 @@ mod train;
 
 pub use check::{TextReport, texts};
 pub use classes::{COCO, Classes};
-pub use corpus::{Corpus, read};
+pub use corpus::{Corpus, read, render};
 pub use options::{Options, run};
 pub use special::{BINS, EOS, KINDS, PAD, SENTINELS, SOS, UNK, parse_value, sentinel, value};
 pub use tokenizer::WordPiece;

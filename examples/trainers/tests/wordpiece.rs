@@ -77,7 +77,7 @@ fn files_are_written_whole_and_held_out_texts_are_counted() {
     let (data, other) = (folder.path().join("a.txt"), folder.path().join("b.TSV"));
     let lines: String = (0..200).map(|i| format!("picture number {i} of a dog\r\n\n")).collect();
     fs::write(&data, lines).expect("a file");
-    fs::write(&other, "17\tA horse\tand a cart\n\n18\tA cow").expect("a file");
+    fs::write(&other, "17\tA horse\tand a cart\n18\tA cow").expect("a file");
     let out = folder.path().join("out");
     let summary = succeeds(&[&data, &other], &out, &["--hold-out", "0.25", "--vocabulary", "4400"]);
     let texts = |key: &str| summary[key]["texts"].as_u64().expect("a count");
@@ -112,13 +112,14 @@ fn bad_input_is_refused_in_words() {
         ("latin.txt", b"caf\xe9\n", "line 1: it is not UTF-8".into()),
         ("second.txt", b"good\nbad \xff\n", "line 2: it is not UTF-8".into()),
         ("long.txt", &vec![b'a'; (1 << 20) + 2], "line 1: it is longer than 1 MiB".into()),
-        ("no_tab.tsv", b"1\ta dog\na cat\n", "line 2: it has no tab".into()),
+        ("no_tab.tsv", b"1\ta dog\na cat\n", "line 2: expected a picture's number, a tab".into()),
         ("controls.txt", b"\x01\x02\n", "no word to train on".into()),
     ] {
         refused(&[&file(name, bytes)], &out, &["--hold-out", "0"], &expected);
     }
     let good = file("good.txt", b"a dog\na cat\nof course\n");
-    refused(&[folder.path()], &out, &[], "is a directory");
+    refused(&[folder.path()], &out, &[], "no file `annotations.json`");
+    refused(&[], &out, &["--scenes", "0"], "0 scenes");
     refused(&[&folder.path().join("absent.txt")], &out, &[], "spelt right");
     let names = file("names.txt", b"dog\nhot  dog\n");
     let names = names.to_str().expect("a path");
@@ -134,4 +135,27 @@ fn bad_input_is_refused_in_words() {
         refused(&[&good], &out, &arguments, expected);
     }
     refused(&[&good], &good, &[], "good.txt");
+}
+
+/// Captions, boxes and metadata of rendered scenes, and of COCO's pictures where they are at hand.
+#[test]
+fn boxes_and_metadata_of_pictures_come_back() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let count = |value: &Value, key: &str| value[key].as_u64().unwrap_or_else(|| panic!("{key} of {value}"));
+    let check = |summary: &Value, pictures: u64, boxes: u64| {
+        for key in ["boxes", "metadata"] {
+            assert_eq!(count(&summary[key], "differing"), 0, "{key}: {summary}");
+            assert!(count(&summary[key], "things") >= count(&summary[key], "pictures"), "{key}: {summary}");
+        }
+        assert_eq!(count(&summary["metadata"], "pictures"), pictures);
+        assert!(count(&summary["boxes"], "things") >= boxes, "{summary}");
+        let worst = summary["boxes"]["worst"].as_f64().expect("a distance");
+        assert!(worst > 0.4 / 999.0 && worst <= 0.5 / 999.0 + 1e-12, "{worst}");
+        assert_eq!(count(&summary["training_texts"], "differing"), 0);
+        assert_eq!(count(&summary["training_texts"], "unknown"), 0);
+    };
+    check(&succeeds(&[], &folder.path().join("scenes"), &["--scenes", "64"]), 64, 64);
+    if let Some(coco) = shared("coco101_rgb_seg_boxes_captions.tar") {
+        check(&succeeds(&[&coco], &folder.path().join("coco"), &[]), 101, 900);
+    }
 }

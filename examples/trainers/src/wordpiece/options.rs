@@ -8,14 +8,14 @@ use serde_json::{Value, json};
 
 use super::check;
 use super::classes::Classes;
-use super::corpus::{Corpus, read};
+use super::corpus::{Corpus, read, render};
 use super::special::{BINS, KINDS, SENTINELS};
 use super::tokenizer::WordPiece;
 use super::train::{Recipe, train};
 use crate::common::failure::Failure;
 use crate::common::files::create_writable;
 use crate::common::terminal::{interrupted, peak_rss_mb, print};
-use crate::vqgan::report::write_json;
+use crate::shell::write_json;
 
 /// More sentinels than any sequence has tokens.
 const MOST_SENTINELS: usize = 100_000;
@@ -28,9 +28,13 @@ const MOST_SENTINELS: usize = 100_000;
 #[derive(Clone, Debug, Parser)]
 #[command(name = "train_wordpiece", version)]
 pub struct Options {
-    /// A text file with a sentence in each line, or .tsv with a name, a tab and a sentence; may be given several times.
-    #[arg(long, required = true)]
+    /// A text file with a sentence in each line, a .tsv with a picture's name, a tab and a caption, or a directory or .tar
+    /// archive with an annotations.json of captions and boxes; may be given several times [default: rendered scenes].
+    #[arg(long)]
     pub data: Vec<PathBuf>,
+    /// Rendered scenes, where no data is given.
+    #[arg(long, default_value_t = 512, conflicts_with = "data")]
+    pub scenes: usize,
     /// Tokens in all.
     #[arg(long, default_value_t = 30_000)]
     pub vocabulary: usize,
@@ -40,7 +44,8 @@ pub struct Options {
     /// Tokens [S_0], [S_1], … for masked spans.
     #[arg(long, default_value_t = SENTINELS)]
     pub sentinels: usize,
-    /// Names with a token each: coco, none, or a text file with a name in each line.
+    /// Names with a token each: coco, none, or a text file with a name in each line. Other classes of the data's boxes
+    /// follow, unless it is none.
     #[arg(long, default_value = "coco")]
     pub classes: String,
     /// Keep capital letters, and accents with them.
@@ -61,34 +66,37 @@ pub struct Options {
 }
 
 impl Options {
-    fn recipe(&self) -> Result<Recipe, Failure> {
-        if self.sentinels > MOST_SENTINELS {
-            let sentinels = self.sentinels;
+    fn check(&self) -> Result<(), Failure> {
+        let (sentinels, share) = (self.sentinels, self.hold_out);
+        if sentinels > MOST_SENTINELS {
             return Err(Failure::new(format!("--sentinels {sentinels}: give at most {MOST_SENTINELS}")));
         }
-        if !(0.0..1.0).contains(&self.hold_out) {
-            let share = self.hold_out;
-            return Err(Failure::new(format!("--hold-out {share}: give a share from 0 to less than 1")));
+        match (0.0..1.0).contains(&share) {
+            true => Ok(()),
+            false => Err(Failure::new(format!("--hold-out {share}: give a share from 0 to less than 1"))),
         }
+    }
+
+    fn recipe(&self, corpus: &Corpus) -> Result<Recipe, Failure> {
+        let named = Classes::open(&self.classes)?;
         Ok(Recipe {
             vocabulary: self.vocabulary,
             min_frequency: self.min_frequency,
             sentinels: self.sentinels,
-            classes: Classes::open(&self.classes)?,
+            classes: if self.has_classes() { named.and(corpus.classes())? } else { named },
             lowercase: !self.no_lowercase,
         })
     }
 
+    fn has_classes(&self) -> bool {
+        self.classes != "none"
+    }
+
     fn corpus(&self) -> Result<Corpus, Failure> {
-        let mut all = Corpus::default();
-        for path in &self.data {
-            let part = read(path)?;
-            all.name += if all.name.is_empty() { "" } else { ", " };
-            all.name += &part.name;
-            all.texts.extend(part.texts);
-            all.pictures.extend(part.pictures);
+        match self.data.is_empty() {
+            true => render(self.scenes, self.seed),
+            false => self.data.iter().try_fold(Corpus::default(), |all, path| Ok(all.and(read(path)?))),
         }
-        Ok(all)
     }
 }
 
@@ -97,9 +105,10 @@ impl Options {
 /// # Errors
 /// As reading, [`train`] and writing; Ctrl-C.
 pub fn run(options: &Options) -> Result<(), Failure> {
-    let recipe = options.recipe()?;
+    options.check()?;
     create_writable(&options.out)?;
     let corpus = options.corpus()?;
+    let recipe = options.recipe(&corpus)?;
     let (training, held_out) = corpus.split(options.hold_out, options.seed);
     eprintln!("training      {} texts of {}", training.len(), corpus.name);
     let started = Instant::now();
@@ -129,7 +138,8 @@ fn summary(
     let training = check::texts(vocabulary, training, "training texts")?;
     let held_out = check::texts(vocabulary, held_out, "held-out texts")?;
     let atomic = check::atomic_values(vocabulary)?;
-    let boxes = check::boxes(vocabulary, &corpus.pictures)?;
+    let of_boxes = if options.has_classes() { corpus.pictures.as_slice() } else { &[] };
+    let boxes = check::boxes(vocabulary, of_boxes)?;
     let metadata = check::metadata(vocabulary, &corpus.pictures, options.seed)?;
     Ok(json!({
         "data": corpus.name,
