@@ -34,6 +34,9 @@ pub mod shell;
 pub mod vqgan;
 pub mod vqvae;
 
+// Text as tokens.
+pub mod wordpiece;
+
 // What came out.
 pub mod metrics;
 pub mod study;
