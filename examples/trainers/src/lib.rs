@@ -28,10 +28,14 @@ pub mod diffusion;
 pub mod codebook;
 
 // How it is trained.
+pub mod divae;
 pub mod optim;
 pub mod shell;
 pub mod vqgan;
 pub mod vqvae;
+
+// Text as tokens.
+pub mod wordpiece;
 
 // What came out.
 pub mod metrics;
