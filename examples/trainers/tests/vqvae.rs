@@ -98,7 +98,7 @@ fn what_does_not_fit_is_refused_in_words() {
         (&["--modality", "features", "--views", "0"], "at least 1"),
         (&["--modality", "masks", "--perceptual-weight", "1"], "is for colour images"),
         (&["--modality", "semseg", "--classes", "1"], "classes"),
-        (&["--commitment", "-1"], "at least 0"),
+        (&["--commitment=-1"], "at least 0"),
         (&["--data", "absent"], "absent"),
         (&["--codes", "0"], "codes"),
         (&["--steps", "0"], "at least one step"),
