@@ -13,10 +13,8 @@ use trainers::vqvae::options::Options;
 use trainers::vqvae::presets::Preset;
 use trainers::vqvae::tokenizer::Tokenizer;
 
-const PROGRAM: Program = Program {
-    path: env!("CARGO_BIN_EXE_train_vqvae"),
-    toy: &["--preset", "tiny", "--scenes", "12", "--hold-out", "0.3"],
-};
+const PROGRAM: Program =
+    Program { path: env!("CARGO_BIN_EXE_train_vqvae"), toy: &["--preset", "tiny", "--scenes", "12"] };
 
 const MODALITIES: [&str; 4] = ["rgb", "semseg", "features", "masks"];
 
