@@ -33,6 +33,8 @@ pub mod shell;
 pub mod vqgan;
 pub mod vqvae;
 
+pub mod mlp_vqvae;
+
 // What came out.
 pub mod metrics;
 pub mod study;
