@@ -33,6 +33,7 @@ pub mod optim;
 pub mod shell;
 pub mod vqgan;
 pub mod vqvae;
+pub mod mlp_vqvae;
 
 // Text as tokens.
 pub mod wordpiece;
