@@ -190,8 +190,7 @@ fn what_does_not_fit_is_refused_in_words() {
     ];
     for (arguments, expected) in cases {
         // A later option of one name is the one that counts only where clap is told so: leave out the toy's own.
-        let toy: Vec<&str> =
-            TOY.chunks(2).filter(|pair| !arguments.contains(&pair[0])).flatten().copied().collect();
+        let toy: Vec<&str> = TOY.chunks(2).filter(|pair| !arguments.contains(&pair[0])).flatten().copied().collect();
         let output = command(PROGRAM, out, &[&toy, arguments].concat()).output().expect("the program starts");
         let message = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(1), "{arguments:?}: {message}");
