@@ -159,7 +159,8 @@ fn four_m_features(channels: usize, grid: usize, batch: u64) -> Config {
 /// The rate and length of a training of minutes.
 fn short(config: Config, steps: u64, batch: usize, lr: f64) -> Config {
     let optimizer = OptimizerConfig { lr, warmup: steps / 20 + 1, ..config.settings.optimizer };
-    Config { settings: Settings { optimizer, steps, batch, ..config.settings }, ..config }
+    // A moving average of 0.99 would still hold a share of the first weights.
+    Config { settings: Settings { optimizer, steps, batch, average: None, ..config.settings }, ..config }
 }
 
 fn small(kind: Kind) -> Config {
