@@ -2,7 +2,6 @@
 
 use std::path::{Path, PathBuf};
 
-use burn::tensor::backend::AutodiffBackend;
 use clap::Parser;
 use serde_json::json;
 
@@ -64,7 +63,7 @@ pub fn run(options: &DecodeOptions) -> Result<(), Failure> {
     on_device!(options.device, run_on, options)
 }
 
-fn run_on<B: TrainBackend>(options: &DecodeOptions, device: <B as AutodiffBackend>::Device) -> Result<(), Failure> {
+fn run_on<B: TrainBackend>(options: &DecodeOptions, device: B::Device) -> Result<(), Failure> {
     if options.batch == 0 {
         return Err(Failure::new("--batch 0: give at least 1"));
     }

@@ -1,9 +1,8 @@
 //! The program `tokenize`.
 
 use std::collections::HashSet;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use burn::tensor::backend::AutodiffBackend;
 use clap::{Parser, ValueEnum};
 use serde_json::json;
 
@@ -13,12 +12,12 @@ use super::grids;
 use super::open::{Coder, Opened, open};
 use crate::backend::Device;
 use crate::common::failure::{Context, Failure};
-use crate::common::tensors::SafetensorsFile;
 use crate::common::terminal::{Count, Progress, interrupted, print};
 use crate::data::Source;
 use crate::data::maps::{FixedMaps, Maps, Opening};
 use crate::on_device;
 use crate::shell::TrainBackend;
+use crate::vqvae::data::FeatureMaps;
 use crate::wordpiece::sentences::{BoxForm, boxes_text, metadata_of_picture, metadata_text};
 use crate::wordpiece::{Corpus, WordPiece, read, render};
 
@@ -64,7 +63,7 @@ pub struct EncodeOptions {
     /// Rendered scenes, where no data is given.
     #[arg(long, default_value_t = 16, conflicts_with = "data")]
     pub scenes: usize,
-    /// The tensor of a safetensors file [default: the only one that fits].
+    /// The tensor of a safetensors file of vectors or poses [default: the only one that fits].
     #[arg(long)]
     pub tensor: Option<String>,
     /// What is said of pictures, for tokenizers of text.
@@ -105,7 +104,7 @@ pub fn run(options: &EncodeOptions) -> Result<(), Failure> {
     on_device!(options.device, run_on, options)
 }
 
-fn run_on<B: TrainBackend>(options: &EncodeOptions, device: <B as AutodiffBackend>::Device) -> Result<(), Failure> {
+fn run_on<B: TrainBackend>(options: &EncodeOptions, device: B::Device) -> Result<(), Failure> {
     let Some(path) = options.tokenizer.as_ref().filter(|_| !options.dry_run) else {
         return grids::print_grids::<B::InnerBackend>(options.preset.as_deref(), options.json, &device);
     };
@@ -183,7 +182,7 @@ fn of_samples(options: &EncodeOptions, about: About, coder: &dyn Coder) -> Resul
     let mut progress = Progress::new("tokens", count as u64, Count::Items);
     for from in (0..count).step_by(options.batch) {
         look(&mut progress, from)?;
-        let batch = samples.batch(from, options.batch)?;
+        let batch = samples.batch(from, options.batch);
         let here = batch.len() / values.max(1);
         file.tokens.extend(coder.encode(batch, here)?);
         file.names.extend((from..from + here).map(|index| samples.name(index)));
@@ -203,7 +202,7 @@ fn look(progress: &mut Progress, done: usize) -> Result<(), Failure> {
 /// What tokens are made of, in the host's memory.
 enum Samples {
     Maps(FixedMaps),
-    Features { values: Vec<f32>, each: usize },
+    Features(FeatureMaps),
 }
 
 impl Samples {
@@ -218,13 +217,23 @@ impl Samples {
                 Ok(Self::Maps(FixedMaps::new(&Maps::open(modality, &source, &opening)?, size)?))
             }
             Sample::Features { channels, size } => {
+                let shape = format!("[n, {channels}, {size}, {size}]");
                 let Some(path) = &options.data else {
                     return Err(Failure::new(format!(
-                        "features of another network are not rendered: give --data, a .safetensors of [n, {channels}, {size}, {size}]"
+                        "features of another network are not rendered: give --data, a .safetensors of {shape}"
                     )));
                 };
-                let values = features(path, options.tensor.as_deref(), [channels, size, size])?;
-                Ok(Self::Features { values, each: sample.values() })
+                let maps = FeatureMaps::open(path)?;
+                match (maps.channels, maps.size) == (channels, size) {
+                    true => Ok(Self::Features(maps)),
+                    false => Err(Failure::new(format!(
+                        "`{}` has maps of {}x{}x{}, and the tokenizer is for {shape}",
+                        path.display(),
+                        maps.channels,
+                        maps.size,
+                        maps.size
+                    ))),
+                }
             }
             Sample::Text => Err(Failure::new("text has no samples of one shape")),
         }
@@ -233,53 +242,28 @@ impl Samples {
     fn len(&self) -> usize {
         match self {
             Self::Maps(maps) => maps.len(),
-            Self::Features { values, each } => values.len() / each,
+            Self::Features(maps) => maps.count(),
         }
     }
 
     fn name(&self, index: usize) -> String {
         match self {
             Self::Maps(maps) => maps.maps().name_of(index).to_owned(),
-            Self::Features { .. } => index.to_string(),
+            Self::Features(_) => index.to_string(),
         }
     }
 
-    fn batch(&self, from: usize, count: usize) -> Result<Vec<f32>, Failure> {
-        Ok(match self {
+    fn batch(&self, from: usize, count: usize) -> Vec<f32> {
+        match self {
             Self::Maps(maps) => maps.batch(from, count).values,
-            Self::Features { values, each } => values.iter().skip(from * each).take(count * each).copied().collect(),
-        })
+            Self::Features(maps) => (from..from.saturating_add(count).min(maps.count())).flat_map(|at| maps.map(at)).copied().collect(),
+        }
     }
 }
 
 /// A scene somewhat larger than what is cut out of it.
 fn scene_size(size: usize) -> usize {
     size.max(8)
-}
-
-/// The numbers of the only tensor `[n, channels, height, width]`, or of the one asked for.
-fn features(path: &Path, tensor: Option<&str>, extents: [usize; 3]) -> Result<Vec<f32>, Failure> {
-    let mut file = SafetensorsFile::open(path)?;
-    let fits = |name: String| match file.info(&name)?.1.split_first() {
-        Some((&rows @ 1.., rest)) if rest == extents && tensor.is_none_or(|asked| asked == name) => Some((name, rows)),
-        _ => None,
-    };
-    let mut found: Vec<(String, usize)> = file.names().into_iter().filter_map(fits).collect();
-    let (Some((name, rows)), true) = (found.pop(), found.is_empty()) else {
-        let [channels, height, width] = extents;
-        return Err(Failure::new(format!(
-            "`{}` should have one tensor of [n, {channels}, {height}, {width}], or its name be given by --tensor; it has `{}`",
-            path.display(),
-            file.names().join("`, `")
-        )));
-    };
-    let mut values = Vec::new();
-    file.read_rows_f32(&name, 0, rows, &mut values)?;
-    if let Some(at) = values.iter().position(|value| !value.is_finite()) {
-        let each: usize = extents.iter().product();
-        return Err(Failure::new(format!("`{}`: map {} is not finite", path.display(), at / each)));
-    }
-    Ok(values)
 }
 
 fn report(options: &EncodeOptions, file: &TokenFile) -> Result<(), Failure> {

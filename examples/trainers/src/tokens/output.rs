@@ -1,6 +1,5 @@
 //! Samples as files.
 
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
