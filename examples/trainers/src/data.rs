@@ -7,8 +7,11 @@ pub mod annotations;
 
 mod batches;
 mod crops;
+pub mod maps;
 mod permutation;
 mod picture;
+mod resample;
+mod visits;
 
 use core::fmt;
 use std::collections::BTreeMap;
@@ -25,7 +28,8 @@ use crate::common::terminal::{Count, Progress, interrupted};
 pub use batches::{Augment, Batches, HostBatch, to_tensor};
 pub use crops::{FixedCrops, fixed_crops};
 pub use permutation::Permutation;
-pub use picture::{Picture, Window};
+pub use picture::Picture;
+pub use resample::Window;
 
 /// More is taken for a mistyped number: one such picture takes 800 MB.
 const LARGEST_SCENE: usize = 1 << 14;

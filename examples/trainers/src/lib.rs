@@ -28,6 +28,7 @@ pub mod diffusion;
 pub mod codebook;
 
 // How it is trained.
+pub mod divae;
 pub mod optim;
 pub mod shell;
 pub mod vqgan;

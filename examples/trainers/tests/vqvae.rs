@@ -13,8 +13,10 @@ use trainers::vqvae::options::Options;
 use trainers::vqvae::presets::Preset;
 use trainers::vqvae::tokenizer::Tokenizer;
 
-const PROGRAM: Program =
-    Program { path: env!("CARGO_BIN_EXE_train_vqvae"), toy: &["--preset", "tiny", "--scenes", "12", "--hold-out", "0.3"] };
+const PROGRAM: Program = Program {
+    path: env!("CARGO_BIN_EXE_train_vqvae"),
+    toy: &["--preset", "tiny", "--scenes", "12", "--hold-out", "0.3"],
+};
 
 const MODALITIES: [&str; 4] = ["rgb", "semseg", "features", "masks"];
 
@@ -37,7 +39,10 @@ fn every_modality_trains_and_its_checkpoint_encodes_and_decodes() {
             _ => &evaluation["numbers"]["relative_loss"],
         };
         assert!(figure.as_f64().is_some_and(|figure| figure > 0.0), "{modality}: {evaluation}");
-        has_files(&out, &["losses.svg", "utilization.svg", "counts.svg", "reconstruction.png", "summary.json", "log.jsonl"]);
+        has_files(
+            &out,
+            &["losses.svg", "utilization.svg", "counts.svg", "reconstruction.png", "summary.json", "log.jsonl"],
+        );
 
         let tokenizer = Tokenizer::<Host>::open(&out.join("checkpoint.safetensors"), None, Default::default());
         let tokenizer = tokenizer.expect("a checkpoint");
@@ -88,7 +93,6 @@ fn what_does_not_fit_is_refused_in_words() {
     for (arguments, expected) in [
         (&["--modality", "semseg", "--loss", "l2"][..], "labels have cross-entropy"),
         (&["--modality", "masks", "--loss", "cosine"], "masks bce"),
-        (&["--preset", "4m-clip-b16-8k", "--modality", "rgb"], "Features alone"),
         (&["--modality", "semseg", "--teacher", "a.safetensors"], "--teacher is for"),
         (&["--modality", "features", "--teacher", "absent.safetensors"], "absent.safetensors"),
         (&["--modality", "features", "--views", "0"], "at least 1"),
@@ -113,6 +117,9 @@ fn every_published_preset_is_valid() {
         let options = Options::parse_from(["train_vqvae", "--preset", preset]);
         options.config().unwrap_or_else(|failure| panic!("{preset}: {failure}"))
     };
+    let other = ["train_vqvae", "--preset", "4m-clip-b16-8k", "--modality", "rgb"];
+    let failure = Options::parse_from(other).config().expect_err("a preset of features").to_string();
+    assert!(failure.contains("Features alone"), "{failure}");
     for preset in Preset::value_variants() {
         let config = config(preset.to_possible_value().expect("a name").get_name());
         let text = serde_json::to_string(&config).expect("JSON");

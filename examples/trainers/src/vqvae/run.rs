@@ -69,7 +69,8 @@ fn source(options: &Options, size: usize) -> Source {
 
 /// Maps of a file, or a teacher's features of images.
 fn features<B: TrainBackend>(options: &Options, device: &B::Device, config: &mut Config) -> Result<Data, Failure> {
-    if let Some(path) = options.data.as_deref().filter(|path| path.extension().is_some_and(|end| end == "safetensors")) {
+    if let Some(path) = options.data.as_deref().filter(|path| path.extension().is_some_and(|end| end == "safetensors"))
+    {
         let (train, held_out) = FeatureMaps::open(path)?.split(options.hold_out, SPLIT)?;
         return Data::of_features(train, held_out, config);
     }

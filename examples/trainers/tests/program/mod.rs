@@ -58,7 +58,8 @@ impl Program {
         let resume = || if checkpoint.exists() { vec!["--resume"] } else { Vec::new() };
         while done < kills {
             let extra = resume();
-            let mut child = self.command(&killed, &[&arguments, &extra[..]].concat()).spawn().expect("the program starts");
+            let mut child =
+                self.command(&killed, &[&arguments, &extra[..]].concat()).spawn().expect("the program starts");
             std::thread::sleep(Duration::from_millis(30 + random.below(400) as u64));
             match child.try_wait().expect("a child") {
                 Some(status) => {
