@@ -16,8 +16,10 @@ use trainers::wordpiece::{WordPiece, read};
 
 const TRAIN_VQGAN: Program =
     Program { path: env!("CARGO_BIN_EXE_train_vqgan"), toy: &["--preset", "tiny", "--scenes", "12"] };
-const TRAIN_VQVAE: Program =
-    Program { path: env!("CARGO_BIN_EXE_train_vqvae"), toy: &["--preset", "tiny", "--scenes", "12", "--hold-out", "0.3"] };
+const TRAIN_VQVAE: Program = Program {
+    path: env!("CARGO_BIN_EXE_train_vqvae"),
+    toy: &["--preset", "tiny", "--scenes", "12", "--hold-out", "0.3"],
+};
 const TRAIN_WORDPIECE: Program =
     Program { path: env!("CARGO_BIN_EXE_train_wordpiece"), toy: &["--vocabulary", "5000"] };
 const TOKENIZE: Program = Program { path: env!("CARGO_BIN_EXE_tokenize"), toy: &[] };
@@ -108,7 +110,8 @@ fn tokens_of_another_tokenizer_and_tokens_that_do_not_exist_are_refused() {
         message
     };
     let message = refused(&two, &[]);
-    for expected in ["has tokens of the vqgan", "one/checkpoint", "two/checkpoint", "give the tokenizer that made them"] {
+    for expected in ["has tokens of the vqgan", "one/checkpoint", "two/checkpoint", "give the tokenizer that made them"]
+    {
         assert!(message.contains(expected), "{message}");
     }
     assert!(refused(&directory.path().join("absent"), &[]).contains("absent"));
@@ -177,7 +180,8 @@ fn maps_become_tokens_and_maps_again() {
         }
         if let ("semseg", Some(coco)) = (modality, shared("coco101_rgb_seg_boxes_captions.tar")) {
             // More classes than it was trained for.
-            let message = TOKENIZE.refuses(&directory.path().join("no"), &["--tokenizer", text(&trained), "--data", text(&coco)]);
+            let message =
+                TOKENIZE.refuses(&directory.path().join("no"), &["--tokenizer", text(&trained), "--data", text(&coco)]);
             assert!(message.contains("label"), "{message}");
         }
     }

@@ -11,7 +11,7 @@ use crate::common::terminal::print;
 use crate::nets::Backbone;
 use crate::nets::vit::VitConfig;
 use crate::shell::System;
-use crate::{vqgan, vqvae};
+use crate::{divae, vqgan, vqvae};
 
 /// The grid of a preset's tokens.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -62,7 +62,11 @@ pub fn grids() -> Vec<Grid> {
         let config = preset.config(preset.kind().unwrap_or(vqvae::presets::Kind::Rgb));
         Grid::new("train_vqvae", preset, config.encoder, [config.codes.codes, config.codes.dim])
     });
-    vqgans.chain(vqvaes).collect()
+    let divaes = divae::presets::Preset::value_variants().iter().map(|preset| {
+        let config = preset.config(preset.kind().unwrap_or(divae::config::Kind::Rgb));
+        Grid::new("train_divae", preset, config.encoder, [config.codes.codes, config.codes.dim])
+    });
+    vqgans.chain(vqvaes).chain(divaes).collect()
 }
 
 /// Rows and columns of the latents that an untrained encoder makes of a grey sample.
@@ -91,9 +95,13 @@ pub(super) fn print_grids<B: Backend>(preset: Option<&str>, as_json: bool, devic
     for grid in found {
         let [rows, columns] = measured::<B>(grid, device);
         if [rows, columns] != grid.grid {
-            return Err(Failure::new(format!("{name} gives {rows}x{columns} tokens, but is configured for {:?}", grid.grid)));
+            return Err(Failure::new(format!(
+                "{name} gives {rows}x{columns} tokens, but is configured for {:?}",
+                grid.grid
+            )));
         }
-        let value = json!({ "program": grid.program, "preset": name, "grid": [rows, columns], "tokens": rows * columns });
+        let value =
+            json!({ "program": grid.program, "preset": name, "grid": [rows, columns], "tokens": rows * columns });
         print(&if as_json { value.to_string() } else { line(grid) })?;
     }
     Ok(())
@@ -118,6 +126,10 @@ mod tests {
         for (preset, expected) in [
             ("4m-vit-b", 14),
             ("4m-rgb-1k", 14),
+            ("4m-rgb-16k", 14),
+            ("4m-depth-8k", 14),
+            ("4m-normal-8k", 14),
+            ("4m-canny-edge-8k", 14),
             ("4m-semseg-coco-4k", 14),
             ("4m-clip-b16-8k", 14),
             ("4m-dinov2-b14-8k", 16),

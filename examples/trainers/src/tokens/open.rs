@@ -11,11 +11,15 @@ use sha2::{Digest, Sha256};
 use super::about::{About, Sample};
 use crate::common::failure::{At, Failure};
 use crate::data::maps::Modality;
+use crate::diffusion::Sampler;
 use crate::params::host;
 use crate::quantize::QuantizeBackend;
 use crate::shell::{Checkpoint, SharedPool, pool};
 use crate::wordpiece::WordPiece;
-use crate::{vqgan, vqvae};
+use crate::{divae, vqgan, vqvae};
+
+/// Steps of a diffusion decoder, where none are asked for.
+const STEPS: usize = 25;
 
 /// How tokens become samples.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -71,9 +75,11 @@ pub fn open<B: QuantizeBackend>(path: &Path, device: &B::Device) -> Result<(Abou
     let (codes, grid, sample, coder) = match kind.as_str() {
         "vqgan" => vqgan::<B>(path, pool, device.clone())?,
         "vqvae" => vqvae::<B>(path, pool, device.clone())?,
+        "divae" => divae::<B>(path, pool, device.clone())?,
         other => {
             return Err(Failure::new(format!(
-                "`{name}` is a checkpoint of a {other}, which this program does not know: expected vqgan, vqvae or a tokenizer.json"
+                "`{name}` is a checkpoint of a {other}, which this program does not know: give one of a vqgan, a vqvae or a \
+                 divae, or a tokenizer.json"
             )));
         }
     };
@@ -178,6 +184,35 @@ impl<B: QuantizeBackend> Coder for Vqvae<B> {
     }
 }
 
+fn divae<B: QuantizeBackend>(path: &Path, pool: SharedPool, device: B::Device) -> Result<Parts, Failure> {
+    let tokenizer = divae::tokenizer::Tokenizer::<B>::open(path, Some(pool), device)?;
+    let config = &tokenizer.config;
+    let (size, side) = (config.size(), config.grid());
+    let sample = Sample::Map { modality: config.kind.modality(), size };
+    let shape = sample.shape();
+    Ok((config.codes.codes, [side; 2], sample, Box::new(DiVae { tokenizer, shape, side })))
+}
+
+struct DiVae<B: QuantizeBackend> {
+    tokenizer: divae::tokenizer::Tokenizer<B>,
+    shape: [usize; 3],
+    side: usize,
+}
+
+impl<B: QuantizeBackend> Coder for DiVae<B> {
+    fn encode(&self, values: Vec<f32>, count: usize) -> Result<Vec<u32>, Failure> {
+        let [channels, height, width] = self.shape;
+        let samples = tensor(values, [count, channels, height, width], &self.tokenizer.device);
+        Ok(self.tokenizer.encode(samples)?.0)
+    }
+
+    fn decode(&self, tokens: &[u32], count: usize, how: &Decoding, first: u64) -> Result<Vec<f32>, Failure> {
+        let plain = self.tokenizer.sampler(how.steps.unwrap_or(STEPS), how.seed);
+        let sampler = Sampler { guidance: how.guidance.unwrap_or(plain.guidance), ..plain };
+        Ok(host(self.tokenizer.decode(tokens, [count, self.side, self.side], &sampler, first)?))
+    }
+}
+
 fn tensor<B: QuantizeBackend>(values: Vec<f32>, shape: [usize; 4], device: &B::Device) -> Tensor<B, 4> {
     Tensor::from_data(TensorData::new(values, shape), device)
 }
@@ -185,6 +220,8 @@ fn tensor<B: QuantizeBackend>(values: Vec<f32>, shape: [usize; 4], device: &B::D
 fn no_diffusion(how: &Decoding) -> Result<(), Failure> {
     match (how.steps, how.guidance) {
         (None, None) => Ok(()),
-        _ => Err(Failure::new("--steps and --guidance are for a diffusion decoder, which this tokenizer does not have")),
+        _ => {
+            Err(Failure::new("--steps and --guidance are for a diffusion decoder, which this tokenizer does not have"))
+        }
     }
 }
