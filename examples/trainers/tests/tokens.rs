@@ -20,6 +20,10 @@ const TRAIN_VQVAE: Program = Program {
     path: env!("CARGO_BIN_EXE_train_vqvae"),
     toy: &["--preset", "tiny", "--scenes", "12", "--hold-out", "0.3"],
 };
+const TRAIN_DIVAE: Program = Program {
+    path: env!("CARGO_BIN_EXE_train_divae"),
+    toy: &["--preset", "tiny", "--scenes", "24", "--samples", "4", "--sampling-steps", "3"],
+};
 const TRAIN_WORDPIECE: Program =
     Program { path: env!("CARGO_BIN_EXE_train_wordpiece"), toy: &["--vocabulary", "5000"] };
 const TOKENIZE: Program = Program { path: env!("CARGO_BIN_EXE_tokenize"), toy: &[] };
@@ -185,6 +189,41 @@ fn maps_become_tokens_and_maps_again() {
             assert!(message.contains("label"), "{message}");
         }
     }
+}
+
+/// A diffusion decoder: steps, guidance and seed are chosen when tokens become pictures again.
+#[test]
+fn diffusion_decoders_sample_as_they_are_asked_to() {
+    let directory = directory();
+    let trained = directory.path().join("rgb");
+    TRAIN_DIVAE.succeeds(&trained, &["--modality", "rgb"]);
+    let out = directory.path().join("t.safetensors");
+    let options = ["--tokenizer", text(&trained), "--scenes", "3"];
+    TOKENIZE.succeeds(&out, &options);
+    let file = TokenFile::load(&out).expect("tokens");
+    let decode = |name: &str, extra: &[&str]| {
+        let back = directory.path().join(name);
+        let options = [text(&out), "--tokenizer", text(&trained), "--format", "safetensors"];
+        DETOKENIZE.succeeds(&back, &[&options[..], extra].concat());
+        let values = SafetensorsFile::open(&back.join("values.safetensors")).and_then(|mut file| file.read("values"));
+        let values: Vec<f32> = values.expect("numbers");
+        assert_eq!(values.len(), 3 * file.about.sample.values());
+        values
+    };
+    let first = decode("first", &["--steps", "4"]);
+    assert_eq!(first, decode("again", &["--steps", "4", "--seed", "0"]));
+    assert_ne!(first, decode("steps", &["--steps", "2"]));
+    assert_ne!(first, decode("seed", &["--steps", "4", "--seed", "9"]));
+    // How many are decoded at a time does not decide anyone's noise.
+    let one_by_one = decode("single", &["--steps", "4", "--batch", "1"]);
+    let worst = first.iter().zip(&one_by_one).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+    assert!(worst < 1e-3, "{worst}");
+    let back = directory.path().join("back");
+    let decode = [text(&out), "--tokenizer", text(&trained)];
+    assert!(DETOKENIZE.refuses(&back, &[&decode[..], &["--steps", "0"]].concat()).contains("steps"));
+    let summary = DETOKENIZE.succeeds(&back, &[&decode[..], &["--steps", "2"]].concat());
+    assert_eq!(summary["samples"].as_u64(), Some(3));
+    pictures(&back, &file, file.about.sample.shape()[1]);
 }
 
 #[test]

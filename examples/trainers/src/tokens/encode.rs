@@ -263,9 +263,9 @@ impl Samples {
     }
 }
 
-/// A scene somewhat larger than what is cut out of it.
+/// Side of a scene for samples of this size: things of a pixel are not seen.
 fn scene_size(size: usize) -> usize {
-    size.max(8)
+    size.max(64)
 }
 
 fn report(options: &EncodeOptions, file: &TokenFile) -> Result<(), Failure> {
