@@ -248,6 +248,13 @@ impl<'a, T> DeviceMatMut<'a, T> {
         DeviceMatMut { data: self.data.range(first * self.cols, rows * self.cols), rows, cols: self.cols }
     }
 
+    /// The same elements, to be read while nothing writes them: launches follow each other on one queue.
+    pub(crate) fn alias(&self) -> DeviceMatRef<'a, T> {
+        // SAFETY: all of the view; that kernels which read and which write it are launched in turn is the callers' part.
+        let data = unsafe { self.data.place(0, self.data.len()) };
+        DeviceMatRef { data: data.shared(), rows: self.rows, cols: self.cols }
+    }
+
     /// The same elements, only read from now on.
     pub(crate) fn shared(self) -> DeviceMatRef<'a, T> {
         DeviceMatRef { data: self.data.shared(), rows: self.rows, cols: self.cols }

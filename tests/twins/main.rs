@@ -14,6 +14,7 @@ mod vm;
 mod ema;
 mod gather;
 mod kmeans;
+mod kmeans_pass;
 mod loss;
 mod normalize;
 mod project;
@@ -36,6 +37,7 @@ const COVERED: &[&str] = &[
     "usage",
     "restart",
     "kmeans",
+    "kmeans_pass",
     "quantizer",
 ];
 
