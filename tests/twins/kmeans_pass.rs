@@ -66,8 +66,8 @@ fn passes_in_batches_of_any_size() {
     let gpu = Gpu::default();
     for (metric, dim, codes) in [(Metric::L2, 6, 90), (Metric::Cosine, 5, 70), (Metric::L2, 33, 12)] {
         let mut both = Both::new(&gpu, &unit_rows(codes, dim, 1), dim, metric, 200);
-        for pass in 0..3 {
-            for (batch, rows) in [200, 1, 37, 0, 200].into_iter().enumerate() {
+        for pass in 0..2 {
+            for (batch, rows) in [200, 1, 0, 37].into_iter().enumerate() {
                 let x = unit_rows(rows, dim, 10 * pass + batch as u64);
                 let weights = (batch % 2 == 0).then(|| weights(rows));
                 both.batch(&x, weights.as_deref(), false);

@@ -21,6 +21,7 @@ mod project;
 mod quantizer;
 mod restart;
 mod search;
+mod table;
 mod text;
 mod usage;
 
