@@ -527,6 +527,7 @@ fn bad_shapes_are_refused_and_no_rows_are_no_work() {
     refused(activity.observe(&gpu, 0.9, &empty(&gpu, 3, 3, 0), &mut scratch));
     refused(activity.observe(&gpu, -0.1, &statistics, &mut scratch));
     refused(activity.observe(&gpu, 0.9, &statistics, &mut gpu.room(observe_scratch_len() - 1)));
+    refused(activity.observe(&gpu, 0.9, &statistics, &mut gpu.room(observe_scratch_len() - 1)));
     let (none, nobody) = (gpu.mat::<f32>(&[], 0, 3), gpu.slice::<u32>(&[]));
     statistics.accumulate(&gpu, &none, &nobody, None, None).expect("no rows");
     let mut out = gpu.room(1);

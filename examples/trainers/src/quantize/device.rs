@@ -36,7 +36,7 @@
 
 use burn::backend::cuda::{Cuda, CudaDevice};
 use burn::tensor::backend::Backend;
-use burn::tensor::{DType, Int, Tensor};
+use burn::tensor::{DType, FloatDType, Int, IntDType, Tensor};
 use vq_kernels::cuda::cudarc::driver::{CudaSlice, DevicePtr, result};
 use vq_kernels::cuda::quantizer::{DeviceQuantizer, REPORT_WORDS, decode_report};
 use vq_kernels::cuda::{Device, DeviceMatMut, DeviceMatRef, DeviceMut, DeviceRef, Stream};
@@ -119,7 +119,7 @@ impl DeviceVectorQuantizer {
         let ([n], inputs) = (codes.dims(), self.quantizer.config().inputs);
         let output = self.empty(n * inputs);
         if n > 0 {
-            let codes = codes.cast(DType::I32);
+            let codes = codes.cast(IntDType::I32);
             // SAFETY: n integers of a tensor that lives until the work on it is done.
             let from = unsafe { DeviceRef::from_raw(address(&codes.clone().into_primitive(), DType::I32)?, n) };
             let mut to = view_mut(&output, n, inputs)?;
@@ -194,7 +194,7 @@ fn wait_for_burn(device: &CudaDevice) -> Result<()> {
 /// The rows one after the other, without the gaps that burn may leave between them, in f32.
 fn flat(rows: Tensor<Cuda, 2>) -> Tensor<Cuda, 1> {
     let elements = rows.shape().num_elements();
-    rows.cast(DType::F32).reshape([elements])
+    rows.cast(FloatDType::F32).reshape([elements])
 }
 
 /// Where a tensor's elements begin on the device, for as long as the tensor lives.
