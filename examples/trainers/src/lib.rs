@@ -33,6 +33,13 @@ pub mod optim;
 pub mod shell;
 pub mod vqgan;
 pub mod vqvae;
+pub mod mlp_vqvae;
+
+// Text as tokens.
+pub mod wordpiece;
+
+// What trained tokenizers are for.
+pub mod tokens;
 
 // What came out.
 pub mod metrics;

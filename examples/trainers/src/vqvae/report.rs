@@ -27,11 +27,11 @@ const SIDE: usize = 112;
 pub fn draw<B: QuantizeBackend>(
     out: &Path,
     tokenizer: &Tokenizer<B>,
-    data: &Data<B>,
+    data: &Data,
     evaluation: &Evaluation,
 ) -> Result<(), Failure> {
     counts_svg(&out.join("counts.svg"), "training set", &evaluation.counts)?;
-    let samples = data.held_out(0, SHEET.min(data.held_out_len()))?;
+    let samples = data.held_out(0, SHEET.min(data.held_out_len()));
     let (tokens, grid) = tokenizer.encode(samples.to_sample(&tokenizer.device))?;
     let output = tokenizer.decode(&tokens, grid)?;
     let size = samples.size;
@@ -132,7 +132,7 @@ fn positions(maps: &[f32], channels: usize, size: usize) -> Vec<f32> {
 }
 
 /// For the person at the terminal.
-pub fn print_summary<B: QuantizeBackend>(config: &Config, data: &Data<B>, evaluation: &Evaluation) {
+pub fn print_summary(config: &Config, data: &Data, evaluation: &Evaluation) {
     let Evaluation { set, samples, loss, labels, masks, numbers, usage, held_out_usage, .. } = evaluation;
     let (grid, codes) = (config.grid(), &config.codes);
     eprintln!(

@@ -57,7 +57,7 @@ fn completed(
 }
 
 /// The share of the picture inside any box: the union's area, by strips between the boxes' upper and lower sides.
-fn boxed_share(boxes: &[LabelledBox]) -> f64 {
+pub(super) fn boxed_share(boxes: &[LabelledBox]) -> f64 {
     let mut heights: Vec<f64> = boxes.iter().flat_map(|b| [b.y0, b.y1]).collect();
     heights.sort_by(f64::total_cmp);
     let mut spans: Vec<&LabelledBox> = boxes.iter().collect();

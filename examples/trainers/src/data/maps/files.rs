@@ -33,24 +33,26 @@ pub(super) fn of_path(modality: Modality, path: &Path, opening: &Opening) -> Res
         })?,
         Modality::Normals => {
             let files = Files::new(path, "_normal", &["png", "jpg", "jpeg"])?;
-            files.visit(progress, |name, image| Ok(all.push(normals(name, image)?)))?;
+            files.visit(progress, |name, image| normals(name, image).map(|map| all.push(map)))?;
         }
         Modality::Depth => {
             let files = Files::new(path, "_depth_mm", &["png"])?;
-            files.visit(progress, |name, image| Ok(all.push(distances(name, image)?)))?;
+            files.visit(progress, |name, image| distances(name, image).map(|map| all.push(map)))?;
         }
         Modality::Segmentation { .. } => {
             let files = Files::new(path, "_sem", &["png"])?;
             files.visit(progress, |name, image| {
                 let (bytes, width, height) = grey(image)?;
-                Ok(all.push(Stored::new(name, [1, height, width], Values::Bytes(bytes))))
+                all.push(Stored::new(name, [1, height, width], Values::Bytes(bytes)));
+                Ok(())
             })?;
         }
         Modality::Mask => {
             let files = Files::new(path, "_inst", &["png"])?;
             files.visit(progress, |name, image| {
                 let (numbers, width, _) = grey(image)?;
-                Ok(all.extend(masks(&name, &Instances { numbers, width })))
+                all.extend(masks(&name, &Instances { numbers, width }));
+                Ok(())
             })?;
         }
         Modality::Vector { dim } => all = numbers::vectors(path, opening.tensor.as_deref(), dim)?,

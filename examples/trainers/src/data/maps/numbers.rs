@@ -52,6 +52,31 @@ fn join(extents: &[usize]) -> String {
     extents.iter().map(usize::to_string).collect::<Vec<_>>().join(", ")
 }
 
+/// The values of a vector of the tensor asked for, or of the only one of rank 2 that holds floats.
+///
+/// # Errors
+/// A file that cannot be read, without such a tensor, or with several of different widths.
+pub fn vector_width(path: &Path, tensor: Option<&str>) -> Result<usize, Failure> {
+    let file = SafetensorsFile::open(path)?;
+    let width = |name: &String| match file.info(name) {
+        Some((Dtype::F32 | Dtype::F16 | Dtype::BF16, shape)) => match *shape {
+            [_, dim] if dim > 0 && tensor.is_none_or(|asked| asked == name) => Some(dim),
+            _ => None,
+        },
+        _ => None,
+    };
+    let mut widths: Vec<usize> = file.names().iter().filter_map(width).collect();
+    widths.dedup();
+    match *widths {
+        [dim] => Ok(dim),
+        _ => Err(Failure::new(format!(
+            "`{}` should have one tensor of f32, f16 or bf16 numbers of the shape [n, d], or its name be given; it has `{}`",
+            path.display(),
+            file.names().join("`, `")
+        ))),
+    }
+}
+
 /// The rows of `[n, dim]`, named by their place.
 pub(super) fn vectors(path: &Path, tensor: Option<&str>, dim: usize) -> Result<Vec<Stored>, Failure> {
     let mut file = SafetensorsFile::open(path)?;

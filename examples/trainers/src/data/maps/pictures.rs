@@ -83,8 +83,11 @@ fn distances(values: &[f32]) -> Vec<[f32; 3]> {
     values.iter().map(colour).collect()
 }
 
-/// A colour for every label: hues a golden angle apart, by turns bright and dark, so that neighbours differ.
+/// A colour for every label: black for 0, which is often nothing, then hues a golden angle apart, by turns bright and dark, so that neighbours differ.
 fn label_colour(label: u32) -> [f32; 3] {
+    if label == 0 {
+        return [0.0; 3];
+    }
     let hue = (label as f32 * 0.618_034).fract() * 6.0;
     let brightness = [0.95, 0.7, 0.5][label as usize % 3];
     // Of hue h in six parts, red is full between 5 and 1, green between 1 and 3, blue between 3 and 5.
