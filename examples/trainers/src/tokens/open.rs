@@ -52,7 +52,7 @@ pub enum Opened {
     /// Of samples of one shape.
     Samples(Box<dyn Coder>),
     /// Of text.
-    Words(WordPiece),
+    Words(Box<WordPiece>),
 }
 
 /// Opens any trained tokenizer: a checkpoint, a `tokenizer.json`, or a trainer's directory with one of them.
@@ -68,7 +68,7 @@ pub fn open<B: QuantizeBackend>(path: &Path, device: &B::Device) -> Result<(Abou
         let words = WordPiece::load(path)?;
         let (kind, hash, codes) = ("wordpiece".into(), words.hash().to_owned(), words.len());
         let about = About { kind, name, hash, codes, grid: [0; 2], sample: Sample::Text };
-        return Ok((about, Opened::Words(words)));
+        return Ok((about, Opened::Words(Box::new(words))));
     }
     let kind = Checkpoint::open(path)?.kind().to_owned();
     let pool = pool()?;
