@@ -24,6 +24,8 @@ const TRAIN_DIVAE: Program = Program {
     path: env!("CARGO_BIN_EXE_train_divae"),
     toy: &["--preset", "tiny", "--scenes", "24", "--samples", "4", "--sampling-steps", "3"],
 };
+const TRAIN_MLP_VQVAE: Program =
+    Program { path: env!("CARGO_BIN_EXE_train_mlp_vqvae"), toy: &["--preset", "tiny", "--hold-out", "0.3"] };
 const TRAIN_WORDPIECE: Program =
     Program { path: env!("CARGO_BIN_EXE_train_wordpiece"), toy: &["--vocabulary", "5000"] };
 const TOKENIZE: Program = Program { path: env!("CARGO_BIN_EXE_tokenize"), toy: &[] };
@@ -187,6 +189,29 @@ fn maps_become_tokens_and_maps_again() {
             let message =
                 TOKENIZE.refuses(&directory.path().join("no"), &["--tokenizer", text(&trained), "--data", text(&coco)]);
             assert!(message.contains("label"), "{message}");
+        }
+    }
+}
+
+#[test]
+fn vectors_become_tokens_and_vectors_again() {
+    let directory = directory();
+    for (modality, real) in
+        [("vectors", "coco_caption_minilm384_f16.safetensors"), ("poses", "cmu_mocap_poses.safetensors")]
+    {
+        let trained = directory.path().join(modality);
+        TRAIN_MLP_VQVAE.succeeds(&trained, &["--modality", modality]);
+        let out = directory.path().join(format!("{modality}.safetensors"));
+        let (file, back) = there_and_back(&trained, &out, &["--scenes", "7", "--batch", "3"]);
+        let [dim, ..] = file.about.sample.shape();
+        assert_eq!((file.len(), file.about.grid[0]), (7, 1), "{modality}");
+        let mut made = SafetensorsFile::open(&back.join("values.safetensors")).expect("a file");
+        assert_eq!(made.info("values").expect("values").1, [7, dim], "{modality}");
+        let made: Vec<f32> = made.read("values").expect("numbers");
+        assert!(made.iter().all(|value| value.is_finite()));
+        if let (207, Some(real)) = (dim, shared(real)) {
+            let out = directory.path().join("real.safetensors");
+            assert_eq!(there_and_back(&trained, &out, &["--data", text(&real), "--batch", "512"]).0.len(), 8157);
         }
     }
 }

@@ -47,8 +47,8 @@ impl Say {
 
 /// Writes the tokens that a trained tokenizer makes of samples.
 ///
-/// The kind of tokenizer is told from its file: a checkpoint of train_vqgan, train_vqvae or train_divae, or the
-/// tokenizer.json of train_wordpiece. Pictures and maps are cut to the largest square in the middle and resized. The file of tokens has the
+/// The kind of tokenizer is told from its file: a checkpoint of train_vqgan, train_vqvae, train_divae or
+/// train_mlp_vqvae, or the tokenizer.json of train_wordpiece. Pictures and maps are cut to the largest square in the middle and resized. The file of tokens has the
 /// tensor `tokens` `[samples, tokens of a sample]`; of texts, all tokens one after the other and `offsets`.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "tokenize", version)]

@@ -110,7 +110,7 @@ pub(super) fn print_grids<B: Backend>(preset: Option<&str>, as_json: bool, devic
 fn line(grid: &Grid) -> String {
     let Grid { program, preset, image_size, patch, grid: [rows, columns], tokens, codes, .. } = grid;
     format!(
-        "{program:<12} {preset:<20} {image_size:>4} px, patch {patch:>2}: {rows:>2}x{columns:<2} = {tokens:>4} tokens of {codes} codes"
+        "{program:<12} {preset:<27} {image_size:>4} px, patch {patch:>2}: {rows:>2}x{columns:<2} = {tokens:>4} tokens of {codes} codes"
     )
 }
 

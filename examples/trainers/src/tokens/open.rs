@@ -16,7 +16,7 @@ use crate::params::host;
 use crate::quantize::QuantizeBackend;
 use crate::shell::{Checkpoint, SharedPool, pool};
 use crate::wordpiece::WordPiece;
-use crate::{divae, vqgan, vqvae};
+use crate::{divae, mlp_vqvae, vqgan, vqvae};
 
 /// Steps of a diffusion decoder, where none are asked for.
 const STEPS: usize = 25;
@@ -52,7 +52,7 @@ pub enum Opened {
     /// Of samples of one shape.
     Samples(Box<dyn Coder>),
     /// Of text.
-    Words(WordPiece),
+    Words(Box<WordPiece>),
 }
 
 /// Opens any trained tokenizer: a checkpoint, a `tokenizer.json`, or a trainer's directory with one of them.
@@ -68,7 +68,7 @@ pub fn open<B: QuantizeBackend>(path: &Path, device: &B::Device) -> Result<(Abou
         let words = WordPiece::load(path)?;
         let (kind, hash, codes) = ("wordpiece".into(), words.hash().to_owned(), words.len());
         let about = About { kind, name, hash, codes, grid: [0; 2], sample: Sample::Text };
-        return Ok((about, Opened::Words(words)));
+        return Ok((about, Opened::Words(Box::new(words))));
     }
     let kind = Checkpoint::open(path)?.kind().to_owned();
     let pool = pool()?;
@@ -76,10 +76,11 @@ pub fn open<B: QuantizeBackend>(path: &Path, device: &B::Device) -> Result<(Abou
         "vqgan" => vqgan::<B>(path, pool, device.clone())?,
         "vqvae" => vqvae::<B>(path, pool, device.clone())?,
         "divae" => divae::<B>(path, pool, device.clone())?,
+        "mlp_vqvae" => mlp_vqvae::<B>(path, pool, device.clone())?,
         other => {
             return Err(Failure::new(format!(
-                "`{name}` is a checkpoint of a {other}, which this program does not know: give one of a vqgan, a vqvae or a \
-                 divae, or a tokenizer.json"
+                "`{name}` is a checkpoint of a {other}, which this program does not know: give one of a vqgan, a vqvae, a \
+                 divae or an mlp_vqvae, or a tokenizer.json"
             )));
         }
     };
@@ -210,6 +211,29 @@ impl<B: QuantizeBackend> Coder for DiVae<B> {
         let plain = self.tokenizer.sampler(how.steps.unwrap_or(STEPS), how.seed);
         let sampler = Sampler { guidance: how.guidance.unwrap_or(plain.guidance), ..plain };
         Ok(host(self.tokenizer.decode(tokens, [count, self.side, self.side], &sampler, first)?))
+    }
+}
+
+/// A token of a head each; where heads have codes of their own, a token is one of its head's.
+fn mlp_vqvae<B: QuantizeBackend>(path: &Path, pool: SharedPool, device: B::Device) -> Result<Parts, Failure> {
+    let tokenizer = mlp_vqvae::tokenizer::Tokenizer::<B>::open(path, Some(pool), device)?;
+    let coding = &tokenizer.config.coding;
+    let sample = Sample::Map { modality: tokenizer.config.modality, size: 1 };
+    Ok((coding.codes(), [1, coding.heads()], sample, Box::new(MlpVqvae { tokenizer })))
+}
+
+struct MlpVqvae<B: QuantizeBackend> {
+    tokenizer: mlp_vqvae::tokenizer::Tokenizer<B>,
+}
+
+impl<B: QuantizeBackend> Coder for MlpVqvae<B> {
+    fn encode(&self, values: Vec<f32>, _: usize) -> Result<Vec<u32>, Failure> {
+        self.tokenizer.encode(&values)
+    }
+
+    fn decode(&self, tokens: &[u32], _: usize, how: &Decoding, _: u64) -> Result<Vec<f32>, Failure> {
+        no_diffusion(how)?;
+        self.tokenizer.decode(tokens)
     }
 }
 
