@@ -157,6 +157,61 @@ fn near_ties_within_the_bound_are_told_apart_in_f32() {
     }
 }
 
+/// 2,048 times the chain of f32 loses or gains half a unit in the last place of what it has summed: only the bound's term for the
+/// chain keeps the winner, since the integers are all but exact here.
+#[test]
+fn roundings_of_the_chain_are_within_the_bound() {
+    let (codes, half) = (32, MAX_DIM / 2);
+    let mut book = vec![0.0f32; codes * MAX_DIM];
+    let code = |k: usize| k * MAX_DIM..(k + 1) * MAX_DIM;
+    // The scale is largest · 33/32 / 127, of all codes: 1.
+    book[5 * MAX_DIM] = 123.151_52;
+    for (k, small) in [(0, 1.0f32), (20, 1.0 + 1.0 / 1024.0 / 1024.0)] {
+        let code = &mut book[code(k)];
+        code[..half].fill(120.0);
+        code[half..].fill(small);
+    }
+    // Ties to even leave the sum of code 0 as it is; each term of code 20 rounds it up by 1/64, by 32 in all.
+    book[20 * MAX_DIM] = 96.0;
+    let mut x = vec![127.0f32 / 128.0; MAX_DIM];
+    x[half..].fill(1.0 / 128.0);
+    let packed = PackedCodebook::with_packing(mat(&book, codes, MAX_DIM), Metric::Cosine, Packing::Int8).unwrap();
+    let mut exact = [0.0f64; 2];
+    for (sum, k) in exact.iter_mut().zip([0, 20]) {
+        *sum = book[code(k)].iter().zip(&x).map(|(c, x)| f64::from(*c) * f64::from(*x)).sum();
+    }
+    assert!(exact[0] > exact[1] + 23.0, "without rounding code 0 would be the nearest");
+    for cpu in cpus() {
+        let tally = Tally::default();
+        let (got, _) = found(&cpu.with_tally(&tally), &x, MAX_DIM, &packed, Search::Coarse);
+        assert_eq!((got[0], tally.exact_rows()), (20, 0), "{}", cpu.isa().name());
+        assert_eq!(found(&cpu, &x, MAX_DIM, &packed, Search::F32).0, [20]);
+    }
+}
+
+/// All codes are within the bound of the best one, which comes after the log of a block is full: then what was kept of a row must
+/// not decide.
+#[test]
+fn rows_that_keep_too_much_are_searched_in_f32() {
+    // A block's log has 64 subgroups of 16 codes for each of its 126 rows; then come 76 codes.
+    let (rows, codes, dim, best) = (126, 1_100, 8, 1_030);
+    let direction = unit_rows(1, dim, 3);
+    let book: Vec<f32> =
+        (0..codes * dim).map(|i| direction[i % dim] * if i / dim == best { 1.0 } else { 0.9999 }).collect();
+    let x = direction.repeat(rows);
+    for metric in METRICS {
+        let packed = PackedCodebook::with_packing(mat(&book, codes, dim), metric, Packing::Int8).unwrap();
+        for cpu in cpus() {
+            let tally = Tally::default();
+            let (got, _) = found(&cpu.with_tally(&tally), &x, dim, &packed, Search::Coarse);
+            assert_eq!(got, vec![best as u32; rows], "{} {metric:?}", cpu.isa().name());
+            // The first rows that find the log full give up their places to the others.
+            let exact = tally.exact_rows();
+            assert!((1..rows).contains(&exact), "{} {metric:?}: {exact} rows in f32", cpu.isa().name());
+        }
+    }
+}
+
 /// Codes of unit length that are hard to put into cells, and rows at the cells' borders and far from all codes.
 fn unit_cases(codes: usize, dim: usize, seed: u64) -> Vec<Hard> {
     let crowds = |width: f32| {

@@ -122,6 +122,11 @@ fn a_code_takes_two_to_the_22_rows_and_no_more() {
     other.accumulate(&cpu, mat(&[0.5], 1, 1), &[1], None).unwrap();
     assert_eq!(statistics.merge(&other), Err(Error::Overflow { op: "merge", code: 1 }));
     assert_eq!(statistics, before);
+    // Two workers may fill a code between them.
+    let half = || Statistics::from_parts(vec![0, 1 << 61], vec![0, 1 << 61], 1, 0).unwrap();
+    let mut both = half();
+    assert_eq!(both.merge(&half()), Ok(()));
+    assert_eq!(both, before);
     // The most extreme sums: all rows at the limit of the exponent, both signs.
     statistics.clear(0);
     assert_eq!((statistics.total(), statistics.sum(1).next()), (0.0, Some(0.0)));
