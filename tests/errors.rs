@@ -965,6 +965,28 @@ fn a_step_of_no_rows_restarts_nothing() {
     assert!(quantizer.last_restarted().is_empty());
 }
 
+/// Gradients that were not applied are gone with the next step, even one of no rows, and with another state.
+#[test]
+fn gradients_are_those_of_the_last_step_or_none() {
+    let shape = Config { inputs: 2, dim: 2, codes: 30, factorize: false, restart: None, ..Config::default() };
+    let mut quantizer = Quantizer::new(Config { learner: Learner::Gradient, ..shape }, Initial::Normal).unwrap();
+    let other = quantizer.clone();
+    let visited = |quantizer: &Quantizer| {
+        let mut count = 0;
+        quantizer.gradients(|_, _, _| count += 1);
+        count
+    };
+    let x = paint(2 * 5, 1);
+    let pass = |quantizer: &mut Quantizer, x: MatRef| quantizer.train_step(&Cpu::new(), x, None, |_, _| {}).unwrap();
+    pass(&mut quantizer, mat(&x, 5, 2));
+    assert!(visited(&quantizer) > 0);
+    pass(&mut quantizer, mat(&[], 0, 2));
+    assert_eq!(visited(&quantizer), 0, "after a step of no rows");
+    pass(&mut quantizer, mat(&x, 5, 2));
+    quantizer.restore_from(&other.state()).unwrap();
+    assert_eq!(visited(&quantizer), 0, "after a state was restored");
+}
+
 #[test]
 fn a_full_count_stays_full() {
     let mut counts = [u64::MAX - 1, 0];
