@@ -116,7 +116,7 @@ MUTANTS = [
     ("ops/search/coarse.rs", "+ half_norm_error + chain", "+ chain"),
     ("ops/search/coarse.rs", "+ half_norm_error + chain", "+ half_norm_error"),
     ("ops/search/coarse.rs", "2.0 * bound / unit", "1.0 * bound / unit"),
-    ("ops/search/coarse.rs", "128 * sums.iter().sum::<i32>()", "127 * sums.iter().sum::<i32>()"),
+    ("ops/search/coarse.rs", "D::BIAS * sums.iter().sum::<i32>()", "(D::BIAS - 1) * sums.iter().sum::<i32>()"),
     ("ops/search/coarse.rs", "f64::from(score) - self.bound", "f64::from(score)"),
     ("ops/search/coarse.rs", "scores[lane] >= threshold", "scores[lane] > threshold"),
     ("ops/search/coarse.rs", "self.threshold[i] = i32::MAX;", ";"),
@@ -166,10 +166,11 @@ REASONS = {
     65: "only the order of probing: rows take at most half of the slots, and as many are left on every other slot",
     86: "a NaN in a row makes its error, so its bound, so its margin NaN, and then there is no margin either",
     94: "the margin is rounded up by more than 1, so no code that is needed is ever just at the threshold",
+    100: "dead: what `fine` leaves of a factor up to 32,767 is at most a half, so `coarse` at most 32",
+    104: "SLACK is for roundings that must all fall the same way, which no input tried does; the proof in pruned.rs needs it",
     108: "both thresholds, like the margin, are rounded by more than 1",
     115: "the chain's term counts d + 1 roundings for d: what is to spare is more than the bounds lose by rounding down",
     119: "what a projection or a norm makes of a row that is not finite is not finite either",
-    100: "dead: what `fine` leaves of a factor up to 32,767 is at most a half, so `coarse` at most 32",
 }
 
 SWITCH = """
