@@ -72,6 +72,7 @@ pub struct Line(pub [f32; 16]);
 unsafe impl bytemuck::Zeroable for Line {}
 // SAFETY: 16 f32 fill its 64 bytes without padding, and every bit pattern is a value of each.
 unsafe impl bytemuck::Pod for Line {}
+const _: () = assert!(size_of::<Line>() == 16 * size_of::<f32>());
 
 /// A codebook packed for search; `S` is the storage: `&[Line]`, `&mut [Line]`, `Vec<Line>`, …
 ///

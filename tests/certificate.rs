@@ -157,6 +157,123 @@ fn near_ties_within_the_bound_are_told_apart_in_f32() {
     }
 }
 
+/// 2,048 times the chain of f32 loses or gains half a unit in the last place of what it has summed: only the bound's term for the
+/// chain keeps the winner, since the integers are all but exact here.
+#[test]
+fn roundings_of_the_chain_are_within_the_bound() {
+    let (codes, half) = (32, MAX_DIM / 2);
+    let mut book = vec![0.0f32; codes * MAX_DIM];
+    let code = |k: usize| k * MAX_DIM..(k + 1) * MAX_DIM;
+    // The scale is largest · 33/32 / 127, of all codes: 1.
+    book[5 * MAX_DIM] = 123.151_52;
+    for (k, small) in [(0, 1.0f32), (20, 1.0 + 1.0 / 1024.0 / 1024.0)] {
+        let code = &mut book[code(k)];
+        code[..half].fill(120.0);
+        code[half..].fill(small);
+    }
+    // Ties to even leave the sum of code 0 as it is; each term of code 20 rounds it up by 1/64, by 32 in all.
+    book[20 * MAX_DIM] = 96.0;
+    let mut x = vec![127.0f32 / 128.0; MAX_DIM];
+    x[half..].fill(1.0 / 128.0);
+    let packed = PackedCodebook::with_packing(mat(&book, codes, MAX_DIM), Metric::Cosine, Packing::Int8).unwrap();
+    let mut exact = [0.0f64; 2];
+    for (sum, k) in exact.iter_mut().zip([0, 20]) {
+        *sum = book[code(k)].iter().zip(&x).map(|(c, x)| f64::from(*c) * f64::from(*x)).sum();
+    }
+    assert!(exact[0] > exact[1] + 23.0, "without rounding code 0 would be the nearest");
+    for cpu in cpus() {
+        let tally = Tally::default();
+        let (got, _) = found(&cpu.with_tally(&tally), &x, MAX_DIM, &packed, Search::Coarse);
+        assert_eq!((got[0], tally.exact_rows()), (20, 0), "{}", cpu.isa().name());
+        assert_eq!(found(&cpu, &x, MAX_DIM, &packed, Search::F32).0, [20]);
+    }
+}
+
+/// All codes are within the bound of the best one, which comes after the log of a block is full: then what was kept of a row must
+/// not decide.
+#[test]
+fn rows_that_keep_too_much_are_searched_in_f32() {
+    // A block's log has 64 subgroups of 16 codes for each of its 126 rows; then come 76 codes.
+    let (rows, codes, dim, best) = (126, 1_100, 8, 1_030);
+    let direction = unit_rows(1, dim, 3);
+    let x = direction.repeat(rows);
+    // A distance squares the difference: it must be larger to be one in f32.
+    for (metric, others) in METRICS.into_iter().zip([0.9999, 0.995]) {
+        let book: Vec<f32> =
+            (0..codes * dim).map(|i| direction[i % dim] * if i / dim == best { 1.0 } else { others }).collect();
+        let packed = PackedCodebook::with_packing(mat(&book, codes, dim), metric, Packing::Int8).unwrap();
+        for cpu in cpus() {
+            let tally = Tally::default();
+            let (got, _) = found(&cpu.with_tally(&tally), &x, dim, &packed, Search::Coarse);
+            assert_eq!(got, vec![best as u32; rows], "{} {metric:?}", cpu.isa().name());
+            // The first rows that find the log full give up their places to the others.
+            let exact = tally.exact_rows();
+            assert!((1..rows).contains(&exact), "{} {metric:?}: {exact} rows in f32", cpu.isa().name());
+        }
+    }
+}
+
+/// 8-bit copies of codes that have changed one by one.
+#[test]
+fn the_bound_follows_codes_that_change_one_by_one() {
+    let (codes, dim) = (70, 64);
+    // The scale is largest · 33/32 / 127, of all codes: 1. All other integers are exact.
+    let book = |value: f32| {
+        let mut book = vec![value; codes * dim];
+        book[5 * dim] = 123.151_52;
+        book
+    };
+    let change = |book: &mut [f32], k: usize, value: f32| book[k * dim..(k + 1) * dim].fill(value);
+    let check = |before: &[f32], after: &[f32], changed: &[u32], x: f32, expected: u32| {
+        let mut packed = PackedCodebook::with_packing(mat(before, codes, dim), Metric::Cosine, Packing::Int8).unwrap();
+        packed.repack_codes(mat(after, codes, dim), changed).unwrap();
+        for cpu in cpus() {
+            let (got, _) = found(&cpu, &vec![x; dim], dim, &packed, Search::Coarse);
+            assert_eq!(got, [expected], "{}", cpu.isa().name());
+        }
+    };
+    // By its integers code 20 is nearer, by 20; what code 0 loses by them is within its own error, which no code had before.
+    let before = book(0.0);
+    let mut after = before.clone();
+    change(&mut after, 0, 10.49);
+    change(&mut after, 20, 10.0);
+    after[20 * dim] = 30.0;
+    check(&before, &after, &[0, 20], 1.0, 0);
+    // NaN has the integers of zeros, which would be nearer than all codes: then there is no copy.
+    let before = book(20.0);
+    let mut after = before.clone();
+    change(&mut after, 40, f32::NAN);
+    check(&before, &after, &[40], -1.0, 0);
+}
+
+/// Every score is below 0, and codes that do not exist must not be above them.
+#[test]
+fn padding_is_nearer_than_no_code() {
+    let (codes, dim) = (20, 64);
+    let packed =
+        PackedCodebook::with_packing(mat(&vec![20.0; codes * dim], codes, dim), Metric::Cosine, Packing::Int8).unwrap();
+    for cpu in cpus() {
+        let tally = Tally::default();
+        let (got, _) = found(&cpu.with_tally(&tally), &vec![-1.0; dim], dim, &packed, Search::Coarse);
+        assert_eq!((got[0], tally.rows(), tally.exact_rows()), (0, 1, 0), "{}", cpu.isa().name());
+    }
+}
+
+/// All codes of a cell are within the bound of the best one, which comes last: more than a row keeps.
+#[test]
+fn pruned_rows_that_keep_too_much_are_searched_in_f32() {
+    let (rows, codes, dim, best) = (9, 1_000, 3, 998);
+    let direction = unit_rows(1, dim, 3);
+    let book: Vec<f32> =
+        (0..codes * dim).map(|i| direction[i % dim] * if i / dim == best { 1.0 } else { 0.9999 }).collect();
+    let packed = PackedCodebook::with_packing(mat(&book, codes, dim), Metric::Cosine, Packing::Caps).unwrap();
+    for cpu in cpus() {
+        let tally = Tally::default();
+        let (got, _) = found(&cpu.with_tally(&tally), &direction.repeat(rows), dim, &packed, Search::Pruned);
+        assert_eq!((got, tally.exact_rows()), (vec![best as u32; rows], rows), "{}", cpu.isa().name());
+    }
+}
+
 /// Codes of unit length that are hard to put into cells, and rows at the cells' borders and far from all codes.
 fn unit_cases(codes: usize, dim: usize, seed: u64) -> Vec<Hard> {
     let crowds = |width: f32| {

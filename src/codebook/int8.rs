@@ -50,6 +50,7 @@ pub(crate) struct Header {
 unsafe impl bytemuck::Zeroable for Header {}
 // SAFETY: 16 f32 without padding; every bit pattern is a value.
 unsafe impl bytemuck::Pod for Header {}
+const _: () = assert!(size_of::<Header>() == 16 * size_of::<f32>());
 
 impl Header {
     /// Widens the bounds to what one code needs.
