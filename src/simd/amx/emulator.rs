@@ -328,7 +328,7 @@ impl Machine {
 
     fn extents(&self, tile: usize) -> Result<(usize, usize), Fault> {
         let extents = (self.rows[tile], self.row_bytes[tile]);
-        let valid = extents.0 > 0 && extents.1 > 0 && extents.1 % 4 == 0;
+        let valid = extents.0 > 0 && extents.1 > 0 && extents.1.is_multiple_of(4);
         if valid { Ok(extents) } else { Err(Fault::Operands) }
     }
 
