@@ -176,7 +176,9 @@ fn a_codebook_has_a_shape_that_can_be_indexed() {
     assert_eq!(variant(&KMeans::new(vec![], 4, 0, Metric::L2).unwrap_err()), "Empty");
     assert_eq!(variant(&KMeans::new(vec![0.0; 7], 4, 2, Metric::L2).unwrap_err()), "Shape");
     assert_eq!(variant(&KMeans::new(vec![], usize::MAX, 2, Metric::L2).unwrap_err()), "TooLarge");
-    assert_eq!(PackedCodebook::lines_len(usize::MAX, usize::MAX, Metric::L2, Packing::Int8), usize::MAX);
+    for packing in [Packing::Int8, Packing::Bf16] {
+        assert_eq!(PackedCodebook::lines_len(usize::MAX, usize::MAX, Metric::L2, packing), usize::MAX);
+    }
     let len = PackedCodebook::lines_len(65, 3, Metric::L2, Packing::F32);
     assert_eq!(len, 2 * (3 + 1) * 4);
     for got in [len - 1, len + 1] {

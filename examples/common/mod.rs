@@ -5,6 +5,7 @@
 // What can go wrong, and files that are whole or absent.
 pub mod failure;
 pub mod files;
+pub mod folder;
 pub mod tensors;
 
 // What goes in: pictures from files, or scenes from seeds.

@@ -1,271 +1,95 @@
-//! Pictures without files: landscapes and still lifes drawn from a seed, with smooth parts and with texture.
+//! Pictures without files: landscapes and still lifes drawn from a seed, with smooth parts and with texture; and all that is known about them.
 //!
 //! Only `+ − × ÷`, `sqrt` and `floor` of f32 are used, which IEEE 754 fixes, so that a seed means the same picture everywhere.
 
 mod colour;
+mod maps;
 mod noise;
+mod scene;
 mod shapes;
+mod surface;
+mod words;
 
 use super::images::Rgb;
 use super::random::SplitMix64;
-use colour::{Colour, MOODS, Place, mix, near, scale};
-use noise::{octaves, step, value};
-use shapes::{Shape, wave};
+use colour::Colour;
+use scene::Scene;
+
+pub use maps::{SceneBox, SceneMaps};
+pub use surface::{Class, Surface};
 
 /// Draws the scene of `seed`, `size` pixels wide and high.
 pub fn render(seed: u64, size: usize) -> Rgb {
     let scene = Scene::random(&mut SplitMix64::new(seed));
-    let pixel = 1.0 / size as f32;
-    let mut picture = Picture { size, pixel, colours: Vec::with_capacity(size * size) };
-    let hills: Vec<[f32; 2]> = (0..size).map(|column| scene.hills((column as f32 + 0.5) * pixel)).collect();
-    for row in 0..size {
-        let y = (row as f32 + 0.5) * pixel;
-        for (column, hills) in hills.iter().enumerate() {
-            picture.colours.push(scene.background((column as f32 + 0.5) * pixel, y, pixel, *hills));
-        }
-    }
-    for shape in &scene.shapes {
-        scene.draw_shadow(shape, &mut picture);
-        scene.draw(shape, &mut picture);
-    }
-    let pixels = picture.colours.into_iter().flatten().map(|channel| channel.clamp(0.0, 1.0)).collect();
-    Rgb { name: format!("scene-{seed}"), width: size, height: size, pixels }
+    let (picture, _) = Picture::draw(&scene, size);
+    rgb(seed, &picture)
 }
 
-/// What lies on the ground.
+/// Draws the scene of `seed` as [`render`] does, and keeps what each pixel shows and how far away it is.
+pub fn render_all(seed: u64, size: usize) -> SceneMaps {
+    let scene = Scene::random(&mut SplitMix64::new(seed));
+    let (picture, outlined) = Picture::draw(&scene, size);
+    let surfaces = picture.spots.iter().map(|spot| spot.surface).collect();
+    SceneMaps::new(&scene, rgb(seed, &picture), surfaces, &outlined)
+}
+
+fn rgb(seed: u64, picture: &Picture) -> Rgb {
+    let pixels = picture.spots.iter().flat_map(|spot| spot.colour).map(|channel| channel.clamp(0.0, 1.0)).collect();
+    Rgb { name: format!("scene-{seed}"), width: picture.size, height: picture.size, pixels }
+}
+
+/// What there is at a pixel.
 #[derive(Clone, Copy)]
-enum Ground {
-    /// Grass, sand or snow: the finer, the shorter the blades.
-    Rough {
-        fine: f32,
-    },
-    Tiles {
-        per_side: f32,
-    },
-    Water,
-    Planks,
+struct Spot {
+    colour: Colour,
+    /// Of what covers at least half of the pixel.
+    surface: Surface,
 }
 
-/// Colours of one pixel each, in raster order.
+/// Pixels in raster order.
 struct Picture {
     size: usize,
     pixel: f32,
-    colours: Vec<Colour>,
+    spots: Vec<Spot>,
 }
 
 impl Picture {
-    /// Changes the pixels of a rectangle; `paint` gets each one's middle and its colour.
-    fn paint(&mut self, left_right: [f32; 2], top_bottom: [f32; 2], paint: impl Fn(f32, f32, Colour) -> Colour) {
+    /// The one way through a scene's geometry, for colours and for everything else; with it the number of pixels inside each thing's outline.
+    fn draw(scene: &Scene, size: usize) -> (Self, Vec<usize>) {
+        let pixel = 1.0 / size as f32;
+        let mut picture = Self { size, pixel, spots: Vec::with_capacity(size * size) };
+        let hills: Vec<[f32; 2]> = (0..size).map(|column| scene.hills((column as f32 + 0.5) * pixel)).collect();
+        for row in 0..size {
+            let y = (row as f32 + 0.5) * pixel;
+            for (column, hills) in hills.iter().enumerate() {
+                let (colour, surface) = scene.background((column as f32 + 0.5) * pixel, y, pixel, *hills);
+                picture.spots.push(Spot { colour, surface });
+            }
+        }
+        let things = scene.shapes.iter().zip(1..).map(|(shape, thing)| {
+            scene.draw_shadow(shape, &mut picture);
+            scene.draw(shape, thing, &mut picture)
+        });
+        let outlined = things.collect();
+        (picture, outlined)
+    }
+
+    /// Changes the pixels of a rectangle; `paint` gets each one's middle.
+    fn paint(&mut self, left_right: [f32; 2], top_bottom: [f32; 2], mut paint: impl FnMut(f32, f32, &mut Spot)) {
         // A cast saturates, so that what lies outside the picture is cut off.
         let range = |[from, to]: [f32; 2]| {
             ((from / self.pixel).floor() as usize).min(self.size)
                 ..((to / self.pixel) as usize).saturating_add(1).min(self.size)
         };
         let (columns, rows, pixel) = (range(left_right), range(top_bottom), self.pixel);
-        let lines = self.colours.chunks_exact_mut(self.size.max(1)).enumerate();
+        let lines = self.spots.chunks_exact_mut(self.size.max(1)).enumerate();
         for (row, line) in lines.skip(rows.start).take(rows.len()) {
-            for (column, colour) in line.iter_mut().enumerate().skip(columns.start).take(columns.len()) {
-                *colour = paint((column as f32 + 0.5) * pixel, (row as f32 + 0.5) * pixel, *colour);
+            for (column, spot) in line.iter_mut().enumerate().skip(columns.start).take(columns.len()) {
+                paint((column as f32 + 0.5) * pixel, (row as f32 + 0.5) * pixel, spot);
             }
         }
-    }
-}
-
-/// All that a picture shows; lengths are in pictures, y downwards.
-struct Scene {
-    sky: [Colour; 2],
-    cloud: Colour,
-    hill: Colour,
-    soil: [Colour; 2],
-    ground: Ground,
-    horizon: f32,
-    /// How much of the sky is clouded.
-    cloudy: f32,
-    /// Heights of the far and of the near hills.
-    relief: [f32; 2],
-    light: [f32; 3],
-    seed: u32,
-    /// From the farthest to the nearest.
-    shapes: Vec<Shape>,
-}
-
-impl Scene {
-    fn random(random: &mut SplitMix64) -> Self {
-        let mood = &MOODS[random.below(MOODS.len())];
-        let indoors = matches!(mood.place, Place::Table | Place::Studio);
-        let ground = match (mood.place, random.below(4)) {
-            (Place::Sea, _) => Ground::Water,
-            (Place::Table, 0..=2) => Ground::Planks,
-            (Place::Table | Place::Studio, _) | (Place::Land, 0) => {
-                Ground::Tiles { per_side: random.uniform(0.8, 2.0) }
-            }
-            (Place::Land, _) => Ground::Rough { fine: random.uniform(5.0, 16.0) },
-        };
-        let horizon = random.uniform(0.3, 0.62);
-        let side = if random.below(2) == 0 { 1.0 } else { -1.0 };
-        let (x, y, z) = (side * random.uniform(0.35, 0.8), random.uniform(-0.9, -0.5), random.uniform(0.5, 0.8));
-        let length = (x * x + y * y + z * z).sqrt();
-        let relief = if indoors { [0.0; 2] } else { [random.uniform(0.05, 0.3), random.uniform(-0.05, 0.14)] };
-        let mut tone = |hex: u32| near(hex, random);
-        let (sky, [cloud, hill], soil) = (mood.sky.map(&mut tone), mood.far.map(&mut tone), mood.ground.map(&mut tone));
-        let cloudy = if indoors { 0.0 } else { random.uniform(0.2, 0.8) };
-        let mut bases: Vec<f32> = (0..3 + random.below(6)).map(|_| random.uniform(horizon + 0.06, 0.98)).collect();
-        bases.sort_by(f32::total_cmp);
-        // Near things look larger.
-        let shapes = bases.into_iter().map(|base| {
-            let radius = random.uniform(0.55, 1.2) * (0.04 + 0.2 * (base - horizon));
-            Shape::random(random, mood, base, radius)
-        });
-        let shapes = shapes.collect();
-        Self {
-            sky,
-            cloud,
-            hill,
-            soil,
-            ground,
-            horizon,
-            cloudy,
-            relief,
-            light: [x / length, y / length, z / length],
-            seed: random.next_u64() as u32,
-            shapes,
-        }
-    }
-
-    /// The skylines of the far and the near hills above a column, as y.
-    fn hills(&self, x: f32) -> [f32; 2] {
-        let rise = |layer: u32, scale: f32| octaves(x * scale + 0.5, 0.5, self.seed ^ layer, 5);
-        let [far, near] = self.relief;
-        [self.horizon - far * rise(17, 3.0), self.horizon - near * rise(31, 4.5)]
-    }
-
-    fn background(&self, x: f32, y: f32, pixel: f32, [far, near]: [f32; 2]) -> Colour {
-        if y >= self.horizon {
-            return self.soil(x, y);
-        }
-        let mut colour = if y < far + pixel { self.sky_at(x, y) } else { self.hill };
-        let haze = mix(self.hill, self.sky[1], 0.45);
-        for (skyline, tone, fine) in [(far, haze, 14.0), (near, self.hill, 26.0)] {
-            let coverage = ((y - skyline) / pixel + 0.5).clamp(0.0, 1.0);
-            if coverage > 0.0 && skyline < self.horizon {
-                // Woods and rock: rough near the top, misty near the foot.
-                let rough = octaves(x * fine, y * fine * 1.6, self.seed ^ 5, 3) - 0.5;
-                let foot = step(skyline, self.horizon + 0.02, y);
-                colour = mix(colour, mix(scale(tone, 1.0 + 0.9 * rough), self.sky[1], 0.35 * foot), coverage);
-            }
-        }
-        colour
-    }
-
-    fn sky_at(&self, x: f32, y: f32) -> Colour {
-        let height = y / self.horizon;
-        let sky = mix(self.sky[0], self.sky[1], step(0.0, 1.05, height));
-        let mottled = scale(sky, 0.985 + 0.03 * value(x * 5.0, y * 5.0, self.seed));
-        if self.cloudy == 0.0 {
-            // A wall: plaster, and light that falls off from the lamp.
-            let distance = if self.light[0] > 0.0 { 1.0 - x } else { x };
-            return scale(
-                mottled,
-                (1.06 - 0.22 * distance) * (0.96 + 0.08 * octaves(x * 22.0, y * 22.0, self.seed, 2)),
-            );
-        }
-        // Clouds get flatter towards the horizon.
-        let (u, v) = (x * 2.6, y * (4.0 + 5.0 * height));
-        let thick = octaves(u, v, self.seed ^ 9, 5);
-        let edge = 0.72 - 0.3 * self.cloudy;
-        let cover = step(edge, edge + 0.22, thick);
-        // Their lower sides are in their own shade.
-        let shade = 1.0 - 0.3 * step(edge + 0.05, edge + 0.4, thick);
-        mix(mottled, scale(self.cloud, shade), cover * 0.9)
-    }
-
-    fn soil(&self, x: f32, y: f32) -> Colour {
-        let below = y - self.horizon;
-        // One unit of ground is this small in the picture.
-        let near = below + 0.06;
-        let (u, v) = ((x - 0.5) / near, 0.35 / near);
-        // Texture far away is finer than a pixel and fades.
-        let clear = step(0.0, 0.3, below);
-        let [dark, bright] = self.soil;
-        let patches = octaves(u * 0.7, v * 1.5, self.seed ^ 3, 3);
-        let colour = match self.ground {
-            Ground::Rough { fine } => {
-                let blades = octaves(u * fine, v * fine * 0.6, self.seed ^ 4, 3) - 0.5;
-                scale(mix(dark, bright, patches * 1.4 - 0.2), 1.0 + blades * (0.25 + 0.65 * clear))
-            }
-            Ground::Tiles { per_side } => {
-                let blur = per_side * 0.006 / (near * near);
-                let tiles = wave(u * per_side, blur) * wave(v * per_side * 2.0, blur);
-                scale(mix(dark, bright, 0.5 + 0.5 * tiles), 0.9 + 0.2 * patches)
-            }
-            Ground::Water => {
-                let swell = octaves(u * 1.4, v * 9.0, self.seed ^ 6, 4);
-                let glint = step(0.62, 0.8, value(u * 5.0, v * 24.0, self.seed ^ 8)) * clear;
-                mix(mix(dark, bright, swell * 1.6 - 0.3), self.sky[1], 0.25 * (1.0 - clear) + 0.5 * glint)
-            }
-            Ground::Planks => {
-                let board = (u * 1.6).floor();
-                let grain = octaves(u * 26.0, v * 1.5 + board * 7.3, self.seed ^ 7, 3);
-                let gap = step(0.47, 0.5, (u * 1.6 - board - 0.5).abs());
-                scale(mix(dark, bright, grain * 1.2 - 0.1 + 0.15 * value(board, 0.5, self.seed)), 1.0 - 0.4 * gap)
-            }
-        };
-        // The ground, too, is misty at the horizon.
-        mix(scale(colour, 0.9 + 0.14 * clear), self.sky[1], 0.35 * (1.0 - step(0.0, 0.16, below)))
-    }
-
-    /// A soft shadow on the ground, away from the light.
-    fn draw_shadow(&self, shape: &Shape, picture: &mut Picture) {
-        let (wide, high) = (shape.foot() * 1.5 + shape.radius * 0.3, shape.radius * 0.42);
-        let (x, y) = (shape.x - self.light[0] * shape.radius * 0.9, shape.base - shape.radius * 0.03);
-        let top = (y - high).max(self.horizon);
-        picture.paint([x - wide, x + wide], [top, y + high], |px, py, colour| {
-            let (a, b) = ((px - x) / wide, (py - y) / high);
-            scale(colour, 1.0 - 0.6 * (1.0 - step(0.25, 1.0, (a * a + b * b).sqrt())))
-        });
-    }
-
-    fn draw(&self, shape: &Shape, picture: &mut Picture) {
-        let (reach, pixel) = (shape.reach() + picture.pixel, picture.pixel);
-        picture.paint([shape.x - reach, shape.x + reach], [shape.y - reach, shape.y + reach], |x, y, colour| {
-            let sample = shape.sample(x, y, pixel, self.light);
-            if sample.coverage > 0.0 { mix(colour, sample.colour, sample.coverage) } else { colour }
-        });
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_seed_is_a_picture() {
-        assert_eq!(render(5, 32), render(5, 32));
-        assert_ne!(render(5, 32).pixels, render(6, 32).pixels);
-    }
-
-    #[test]
-    fn every_size_is_filled_with_values_in_range() {
-        for (seed, size) in [(1, 0), (2, 1), (3, 2), (4, 7), (5, 64)] {
-            let picture = render(seed, size);
-            assert_eq!((picture.width, picture.height, picture.pixels.len()), (size, size, size * size * 3));
-            assert!(picture.pixels.iter().all(|value| (0.0..=1.0).contains(value)), "seed {seed}, size {size}");
-        }
-    }
-
-    #[test]
-    fn patches_are_smooth_and_rough() {
-        let mut spreads: Vec<f32> = Vec::new();
-        for seed in 0..16 {
-            let patches = super::super::patches::patch_rows(&[render(seed, 128)], 4).expect("patches");
-            spreads.extend(patches.rows.chunks(patches.dim).map(|row| {
-                let green: Vec<f32> = row.iter().skip(1).step_by(3).copied().collect();
-                let mean = green.iter().sum::<f32>() / green.len() as f32;
-                (green.iter().map(|value| (value - mean) * (value - mean)).sum::<f32>() / green.len() as f32).sqrt()
-            }));
-        }
-        spreads.sort_by(f32::total_cmp);
-        let quantile = |percent: usize| spreads[spreads.len() * percent / 100];
-        assert!(quantile(98) > 5.0 * quantile(50), "median {}, 98 % {}", quantile(50), quantile(98));
-    }
-}
+mod tests;

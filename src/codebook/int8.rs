@@ -41,7 +41,7 @@ pub(crate) struct Header {
     pub half_norm: f32,
     /// `h / h_int`; 0 where every h is 0.
     pub half_norm_scale: f32,
-    /// Codes that were packed one by one since the scales were chosen.
+    /// Codes that were packed one by one since all were.
     pub(super) changed: f32,
     unused: [f32; 9],
 }

@@ -1,5 +1,6 @@
 //! Every kind of picture becomes RGB; damaged input is named, never fatal to the rest.
 
+use std::fs::{self, File};
 use std::io::Write;
 
 use image::{GrayImage, ImageBuffer, ImageFormat, Luma, RgbImage, Rgba};
@@ -122,4 +123,17 @@ fn holding_out_depends_on_names_and_seed_alone() {
     assert_ne!(part(1), part(2));
     assert!(hold_out(vec![image(0)], 0.5, 1).is_err());
     assert!(hold_out(vec![image(0), image(1)], f64::NAN, 1).is_err());
+}
+
+#[test]
+fn groups_are_held_out_whole() {
+    let groups: Vec<String> = (0..60).map(|i| format!("clip {}", i / 6)).collect();
+    let names: Vec<&str> = groups.iter().map(|group| &**group).collect();
+    for (share, expected) in [(0.0, 6), (0.2, 12), (0.25, 18), (1.0, 54)] {
+        let held = held_out(&names, share, 3).expect("a split");
+        assert_eq!(held.iter().filter(|&&side| side).count(), expected, "{share}");
+        assert!(held.chunks(6).all(|clip| clip.iter().all(|&side| side == clip[0])), "{share}");
+    }
+    let message = held_out(&["one"; 9], 0.5, 3).expect_err("one group").to_string();
+    assert!(message.contains("all of one group, `one`"), "{message}");
 }

@@ -3,6 +3,13 @@
 use super::super::random::SplitMix64;
 use super::colour::{Colour, Mood, mix, near, scale};
 use super::noise::{octaves, step, value};
+use super::surface::{Class, unit};
+
+/// How much a box's faces bulge, and where its bevel begins and ends, from its rim inwards.
+const BULGE: f32 = 0.22;
+const BEVEL: [f32; 2] = [-0.12, -0.02];
+/// How far a pyramid's edge stands out of its back.
+const RIDGE: f32 = 0.8;
 
 /// The outline of a thing.
 #[derive(Clone, Copy)]
@@ -48,6 +55,23 @@ pub struct Sample {
     pub coverage: f32,
     /// With light and shade.
     pub colour: Colour,
+    /// How far it stands out towards the viewer from where it touches the ground, in its radii.
+    pub relief: f32,
+    /// Its direction: to the right, up, to the viewer.
+    pub normal: [f32; 3],
+}
+
+/// How a shape is described.
+#[derive(Clone, Copy, PartialEq)]
+pub struct Look {
+    /// Its first colour.
+    pub colour: Colour,
+    /// The other colour of a pattern.
+    pub second: Colour,
+    /// The pattern, or nothing.
+    pub pattern: &'static str,
+    /// Whether it gleams.
+    pub shiny: bool,
 }
 
 impl Shape {
@@ -80,6 +104,29 @@ impl Shape {
         let seed = random.next_u64() as u32;
         let gloss = random.uniform(0.0, 0.5);
         Self { outline, cover, colours, gloss, seed, x: random.uniform(0.08, 0.92), y: base - radius, radius, base }
+    }
+
+    /// What kind of thing it is.
+    pub fn class(&self) -> Class {
+        match self.outline {
+            Outline::Disc => Class::Ball,
+            Outline::Rectangle { .. } => Class::Box,
+            Outline::Triangle { .. } => Class::Pyramid,
+        }
+    }
+
+    /// How it is described.
+    pub fn look(&self) -> Look {
+        let pattern = match self.cover {
+            Cover::Plain => "",
+            Cover::Stripes { .. } => "striped",
+            Cover::Checks { .. } => "checked",
+            Cover::Marble { .. } => "marbled",
+            Cover::Speckles { .. } => "speckled",
+        };
+        // Only balls gleam.
+        let shiny = matches!(self.outline, Outline::Disc) && self.gloss > 0.3;
+        Look { colour: self.colours[0], second: self.colours[1], pattern, shiny }
     }
 
     /// Half the width of its surroundings, to know which pixels to ask for.
@@ -116,7 +163,7 @@ impl Shape {
                 let (shine2, bulge) = (shine * shine, 1.0 / (0.45 + 0.55 * z));
                 let gleam = self.gloss * shine2 * shine2 * shine2 * shine2;
                 let colour = scale(self.cover(a * bulge, b * bulge, blur * bulge), 0.34 + 0.78 * lit);
-                Sample { coverage, colour: mix(colour, [1.0; 3], gleam) }
+                Sample { coverage, colour: mix(colour, [1.0; 3], gleam), relief: z, normal: unit([a, -b, z]) }
             }
             Outline::Rectangle { aspect, cos, sin } => {
                 let (u, v) = (a * cos + b * sin, b * cos - a * sin);
@@ -124,9 +171,22 @@ impl Shape {
                 let rim = over_u.max(over_v);
                 // A bevel: the sides that face the light are bright, the others dark.
                 let facing = if over_u > over_v { u.signum() * light[0] } else { v.signum() * light[1] };
-                let bevel = step(-0.12, -0.02, rim) * facing * 0.45;
-                let shade = 0.82 + 0.22 * (light[0] * u + light[1] * v) + bevel;
-                Sample { coverage: inside(rim), colour: scale(self.cover(u, v, blur), shade.max(0.1)) }
+                let slope = step(BEVEL[0], BEVEL[1], rim);
+                let bevel = slope * facing * 0.45;
+                let shade = 0.82 + BULGE * (light[0] * u + light[1] * v) + bevel;
+                // As it is shaded: a face that bulges a little and whose rim falls off, ever steeper, to 45 degrees.
+                let (side_u, side_v) =
+                    if over_u > over_v { (u.signum() * slope, 0.0) } else { (0.0, v.signum() * slope) };
+                let (lean_u, lean_v) = (BULGE * u + side_u, BULGE * v + side_v);
+                let width = BEVEL[1] - BEVEL[0];
+                let t = ((rim - BEVEL[0]) / width).clamp(0.0, 1.0);
+                let fall = width * t * t * t * (1.0 - 0.5 * t) + (rim - BEVEL[1]).max(0.0);
+                Sample {
+                    coverage: inside(rim),
+                    colour: scale(self.cover(u, v, blur), shade.max(0.1)),
+                    relief: -0.5 * BULGE * (u * u + v * v) - fall,
+                    normal: unit([lean_u * cos - lean_v * sin, -(lean_u * sin + lean_v * cos), 1.0]),
+                }
             }
             Outline::Triangle { edge } => {
                 // Half as wide at height b as it is deep below the tip, and 0.894 = 2 / √5 makes a distance of the difference.
@@ -134,7 +194,15 @@ impl Shape {
                 let rim = ((a.abs() - half) * 0.894).max(b - 1.0);
                 let side = ((a - edge * half) / blur + 0.5).clamp(0.0, 1.0);
                 let shade = if light[0] > 0.0 { 0.62 + 0.46 * side } else { 1.08 - 0.46 * side };
-                Sample { coverage: inside(rim), colour: scale(self.cover(a, b, blur), shade * (1.03 - 0.12 * b)) }
+                // How far from the outline, and how wide the side is at half width 1; negative on the left.
+                let (far, lean) = if a > edge * half { (half - a, 1.0 - edge) } else { (half + a, -(1.0 + edge)) };
+                let steep = RIDGE / lean;
+                Sample {
+                    coverage: inside(rim),
+                    colour: scale(self.cover(a, b, blur), shade * (1.03 - 0.12 * b)),
+                    relief: far * steep.abs() - RIDGE,
+                    normal: unit([steep, 0.5 * steep.abs(), 1.0]),
+                }
             }
         }
     }

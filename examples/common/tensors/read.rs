@@ -97,7 +97,7 @@ impl SafetensorsFile {
         Ok(values)
     }
 
-    /// Puts rows `first_row..first_row + rows` of a 2-D tensor into `out`, as f32: from F32, F16, BF16, or I8 as whole numbers.
+    /// Puts rows `first_row..first_row + rows` of a tensor `[rows, …]` into `out`, as f32: from F32, F16, BF16, or I8 as whole numbers.
     pub fn read_rows_f32(
         &mut self,
         name: &str,
@@ -106,8 +106,9 @@ impl SafetensorsFile {
         out: &mut Vec<f32>,
     ) -> Result<(), Failure> {
         let info = self.find(name)?;
-        let &[all, dim] = info.shape.as_slice() else {
-            return Err(self.refuse(name, &format!("expected shape [rows, dim], got {:?}", info.shape)));
+        let (all, dim) = match info.shape.as_slice() {
+            [all, rest @ ..] if !rest.is_empty() => (*all, rest.iter().product::<usize>()),
+            other => return Err(self.refuse(name, &format!("expected shape [rows, dim], got {other:?}"))),
         };
         let decode = match info.dtype {
             Dtype::F32 => f32::decode,

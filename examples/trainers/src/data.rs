@@ -3,10 +3,15 @@
 //! Everything random is a pure function of a seed and of a step, an epoch or an index: there is no hidden state, so a run that was killed and
 //! resumed sees the same batches, and a crop that an evaluation names is the same crop everywhere.
 
+pub mod annotations;
+
 mod batches;
 mod crops;
+pub mod maps;
 mod permutation;
 mod picture;
+mod resample;
+mod visits;
 
 use core::fmt;
 use std::collections::BTreeMap;
@@ -16,14 +21,15 @@ use std::sync::Arc;
 use rayon::iter::{IntoParallelIterator, ParallelIterator};
 
 use crate::common::failure::Failure;
-use crate::common::images::{Rgb, hold_out, visit_images};
+use crate::common::images::{held_out, visit_images};
 use crate::common::scenes::render;
 use crate::common::terminal::{Count, Progress, interrupted};
 
 pub use batches::{Augment, Batches, HostBatch, to_tensor};
 pub use crops::{FixedCrops, fixed_crops};
 pub use permutation::Permutation;
-pub use picture::{Picture, Window};
+pub use picture::Picture;
+pub use resample::Window;
 
 /// More is taken for a mistyped number: one such picture takes 800 MB.
 const LARGEST_SCENE: usize = 1 << 14;
@@ -74,7 +80,7 @@ impl Dataset {
         match source {
             &Source::Scenes { count, size, seed } => {
                 let name = format!("{count} rendered scenes of {size} px, seed {seed}");
-                Self::new(name, drawn(count, size, seed, progress)?)
+                Self::new(name, drawn(count, size, seed, progress, |scene, size| Picture::from(render(scene, size)))?)
             }
             Source::Path(path) => {
                 let mut pictures = Vec::new();
@@ -134,23 +140,17 @@ impl Dataset {
         groups
     }
 
-    /// `(training, held out)`: each picture's side depends on its name and the seed, as in [`hold_out`]; both have at least one.
+    /// `(training, held out)`: each picture's side depends on its name and the seed, as in [`held_out`]; both have at least one.
     ///
     /// # Errors
     /// Where there are fewer than 2 pictures, or the share is not within `0..=1`.
     pub fn split(&self, held_out_share: f64, seed: u64) -> Result<(Self, Self), Failure> {
-        // `hold_out` looks at names only: each stand-in carries its picture's place as its width.
-        let stand_in = |&place: &usize| Rgb {
-            name: self.pictures[place].name().to_owned(),
-            width: place,
-            height: 0,
-            pixels: Vec::new(),
-        };
-        let (train, held_out) = hold_out(self.members.iter().map(stand_in).collect(), held_out_share, seed)?;
-        let part = |names: Vec<Rgb>, which: &str| Self {
-            name: format!("{}, {which} part ({} pictures, seed {seed})", self.name, names.len()),
+        let names: Vec<&str> = self.members.iter().map(|&place| self.pictures[place].name()).collect();
+        let (train, held_out) = parts(&self.members, &held_out(&names, held_out_share, seed)?);
+        let part = |members: Vec<usize>, which: &str| Self {
+            name: format!("{}, {which} part ({} pictures, seed {seed})", self.name, members.len()),
             pictures: Arc::clone(&self.pictures),
-            members: names.iter().map(|stand_in| stand_in.width).collect(),
+            members: members.into(),
         };
         Ok((part(train, "training"), part(held_out, "held-out")))
     }
@@ -200,25 +200,40 @@ impl Dataset {
     }
 }
 
-/// Scenes on all threads, a few at a time so that Ctrl-C is heard.
-fn drawn(count: usize, size: usize, seed: u64, progress: bool) -> Result<Vec<Picture>, Failure> {
+/// `(those on the training side, those held out)`.
+fn parts(members: &[usize], held: &[bool]) -> (Vec<usize>, Vec<usize>) {
+    let side = |wanted: bool| {
+        let of_side = members.iter().zip(held).filter(move |&(_, &side)| side == wanted);
+        of_side.map(|(&member, _)| member).collect()
+    };
+    (side(false), side(true))
+}
+
+/// Something of each of `count` scenes of [`Source::Scenes`], drawn on all threads, a few at a time so that Ctrl-C is heard.
+fn drawn<T: Send>(
+    count: usize,
+    size: usize,
+    seed: u64,
+    progress: bool,
+    draw: impl Fn(u64, usize) -> T + Sync,
+) -> Result<Vec<T>, Failure> {
     const CHUNK: usize = 64;
     if !(1..=LARGEST_SCENE).contains(&size) {
         return Err(Failure::new(format!("scenes of {size} px: give a size from 1 to {LARGEST_SCENE}")));
     }
     let mut bar = if progress { Progress::new("scenes", count as u64, Count::Items) } else { Progress::hidden() };
-    let mut pictures = Vec::new();
-    while pictures.len() < count {
+    let mut scenes = Vec::new();
+    while scenes.len() < count {
         if interrupted() {
             return Err(Failure::interrupted());
         }
-        let chunk = pictures.len()..(pictures.len() + CHUNK).min(count);
-        let scene = |i: usize| Picture::from(render(seed.wrapping_mul(1_000_003).wrapping_add(i as u64), size));
-        pictures.extend(chunk.into_par_iter().map(scene).collect::<Vec<_>>());
-        bar.tick(pictures.len() as u64, "");
+        let chunk = scenes.len()..(scenes.len() + CHUNK).min(count);
+        let scene = |i: usize| draw(seed.wrapping_mul(1_000_003).wrapping_add(i as u64), size);
+        scenes.extend(chunk.into_par_iter().map(scene).collect::<Vec<_>>());
+        bar.tick(scenes.len() as u64, "");
     }
     bar.done();
-    Ok(pictures)
+    Ok(scenes)
 }
 
 #[cfg(test)]

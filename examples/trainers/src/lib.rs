@@ -23,11 +23,23 @@ pub mod quantize;
 pub mod features;
 pub mod losses;
 
+pub mod diffusion;
+
 pub mod codebook;
 
 // How it is trained.
+pub mod divae;
+pub mod mlp_vqvae;
 pub mod optim;
+pub mod shell;
 pub mod vqgan;
+pub mod vqvae;
+
+// Text as tokens.
+pub mod wordpiece;
+
+// What trained tokenizers are for.
+pub mod tokens;
 
 // What came out.
 pub mod metrics;

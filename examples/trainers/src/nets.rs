@@ -1,10 +1,15 @@
-//! Networks: encoders and decoders with convolutions or transformers, and discriminators.
+//! Networks: encoders and decoders with convolutions, transformers or linear layers, codes that are seen by attention, and
+//! discriminators.
 
+pub mod bottleneck;
 pub mod cnn;
+pub mod convnext;
 pub mod macs;
+pub mod memcodes;
 pub mod patchgan;
 pub mod stylegan;
 pub mod transformer;
+pub mod unet;
 pub mod vit;
 
 mod blocks;
@@ -33,7 +38,7 @@ pub enum Encoder<B: Backend> {
 }
 
 impl<B: Backend> Encoder<B> {
-    /// Latents `[batch, dim, h, w]` of images `[batch, 3, height, width]` in [-1, 1].
+    /// Latents `[batch, dim, h, w]` of images `[batch, channels, height, width]`; of colour images in [-1, 1].
     pub fn forward(&self, images: Tensor<B, 4>) -> Tensor<B, 4> {
         match self {
             Self::Cnn(net) => net.forward(images),
@@ -80,7 +85,7 @@ impl<B: Backend> Decoder<B> {
         }
     }
 
-    /// The last layer with other values: `[batch, 3, height, width]`, about [-1, 1], from the trunk's output.
+    /// The last layer with other values: `[batch, channels, height, width]`, of colours about [-1, 1], from the trunk's output.
     pub fn head(&self, trunk: Tensor<B, 4>, weight: Tensor<B, 4>, bias: Tensor<B, 1>) -> Tensor<B, 4> {
         match self {
             Self::Cnn(net) => net.head(trunk, weight, bias),
@@ -187,6 +192,18 @@ impl Backbone {
     pub fn grid(&self) -> usize {
         self.image_size() / self.downsampling().max(1)
     }
+}
+
+/// Latents `[batch, dim, h, w]` as rows `[batch · h · w, dim]`, in raster order, and their grid `[batch, h, w]`.
+pub fn as_rows<B: Backend>(latents: Tensor<B, 4>) -> (Tensor<B, 2>, [usize; 3]) {
+    let [batch, dim, height, width] = latents.dims();
+    (latents.permute([0, 2, 3, 1]).reshape([batch * height * width, dim]), [batch, height, width])
+}
+
+/// Rows `[batch · h · w, dim]` as `[batch, dim, h, w]`.
+pub fn as_grid<B: Backend>(rows: Tensor<B, 2>, [batch, height, width]: [usize; 3]) -> Tensor<B, 4> {
+    let [_, dim] = rows.dims();
+    rows.reshape([batch, height, width, dim]).permute([0, 3, 1, 2])
 }
 
 /// A tensor of the same type and on the same device as `like`, not of its graph.

@@ -77,6 +77,24 @@ impl OptimizerConfig {
     }
 }
 
+/// The gradients of a module, and their length as one vector.
+pub struct Gradients {
+    params: GradientsParams,
+    norm: f64,
+}
+
+impl Gradients {
+    /// Measures a module's gradients.
+    pub fn of<B: AutodiffBackend, M: AutodiffModule<B>>(module: &M, params: GradientsParams) -> Self {
+        Self { norm: gradient_norm::<B, M>(module, &params), params }
+    }
+
+    /// Their length, before clipping.
+    pub fn norm(&self) -> f64 {
+        self.norm
+    }
+}
+
 /// AdamW with its moments. Matrices and kernels decay, biases and norms (one axis) do not.
 pub struct Optimizer<M: AutodiffModule<B>, B: AutodiffBackend> {
     clip: Option<f64>,
@@ -98,17 +116,16 @@ impl<M: AutodiffModule<B>, B: AutodiffBackend> Optimizer<M, B> {
         Self { clip: config.clip, decayed: adamw(config.weight_decay), plain: adamw(0.0) }
     }
 
-    /// One update; also returns the gradients' length before clipping.
-    pub fn step(&mut self, lr: f64, module: M, gradients: GradientsParams) -> (M, f64) {
-        let norm = gradient_norm::<B, M>(&module, &gradients);
+    /// One update.
+    pub fn step(&mut self, lr: f64, module: M, Gradients { params, norm }: Gradients) -> M {
         let gradients = match self.clip {
-            Some(clip) if norm > clip => scale_gradients::<B, M>(&module, gradients, clip / norm),
-            _ => gradients,
+            Some(clip) if norm > clip => scale_gradients::<B, M>(&module, params, clip / norm),
+            _ => params,
         };
         let mut split = Split { all: gradients, decayed: GradientsParams::new() };
         module.visit(&mut split);
         let module = self.decayed.step(lr, module, split.decayed);
-        (self.plain.step(lr, module, split.all), norm)
+        self.plain.step(lr, module, split.all)
     }
 
     /// The moments as bytes, of weights and of the rest.
@@ -195,10 +212,10 @@ mod tests {
         }
     }
 
-    fn gradients(module: &Linear<HostTrain>, scale: f32) -> GradientsParams {
+    fn gradients(module: &Linear<HostTrain>, scale: f32) -> Gradients {
         let x = Tensor::<HostTrain, 2>::from_floats([[1.0, -2.0, 0.5]], &Default::default());
         let loss = module.forward(x).sum().mul_scalar(scale);
-        GradientsParams::from_grads(loss.backward(), module)
+        Gradients::of::<HostTrain, _>(module, GradientsParams::from_grads(loss.backward(), module))
     }
 
     fn layer() -> Linear<HostTrain> {
@@ -220,7 +237,8 @@ mod tests {
     fn without_decay_the_first_step_is_the_rate_against_the_sign() {
         let module = layer();
         let (before, gradients) = (tensors(&module), gradients(&module, 1.0));
-        let (module, norm) = Optimizer::new(&config()).step(0.1, module, gradients);
+        let norm = gradients.norm();
+        let module = Optimizer::new(&config()).step(0.1, module, gradients);
         // d/dW of the sum of two outputs: x in each row; d/db: ones.
         assert!((norm - (2.0f64 * (1.0 + 4.0 + 0.25) + 2.0).sqrt()).abs() < 1e-6);
         let after = tensors(&module);
@@ -233,7 +251,7 @@ mod tests {
         let config = OptimizerConfig { weight_decay: 0.5, clip: Some(1e-3), ..config() };
         let module = layer();
         let before = tensors(&module);
-        let (module, _) = Optimizer::new(&config).step(0.1, module, gradients(&layer(), 0.0));
+        let module = Optimizer::new(&config).step(0.1, module, gradients(&layer(), 0.0));
         let after = tensors(&module);
         assert_eq!(after["bias"], before["bias"]);
         for (after, before) in after["weight"].values.iter().zip(&before["weight"].values) {
@@ -246,7 +264,7 @@ mod tests {
         let run = |module: Linear<HostTrain>, optimizer: &mut Optimizer<_, _>, steps: core::ops::Range<u32>| {
             steps.fold(module, |module, step| {
                 let gradients = gradients(&module, 1.0 + step as f32);
-                optimizer.step(0.01, module, gradients).0
+                optimizer.step(0.01, module, gradients)
             })
         };
         let mut whole = Optimizer::new(&config());

@@ -14,7 +14,7 @@ use trainers::nets::macs::table::{Codebook, Row, published};
 use trainers::nets::macs::{Cost, Size};
 use trainers::nets::patchgan::PatchConfig;
 use trainers::nets::stylegan::StyleConfig;
-use trainers::nets::vit::{VitConfig, patchify, unpatchify};
+use trainers::nets::vit::{OutConv, VitConfig, patchify, unpatchify};
 use trainers::params::{cast, counts, host, settle, tensors};
 
 fn noise<B: Backend>(shape: [usize; 4], seed: u64) -> Tensor<B, 4> {
@@ -117,6 +117,63 @@ fn vit_b_has_the_encoder_of_the_notes() {
     VitConfig::vit_b().encoder::<Host>(32, &Default::default()).cost([224, 224], &mut cost);
     assert_eq!((cost.parameters() + 50_000) / 100_000, 904);
     assert_eq!((cost.macs() + 50_000_000) / 100_000_000, 184);
+}
+
+/// Encoder and decoder of 4M's other modalities, with the token's grid at 224 px: toys of the same shapes.
+fn other_modalities() -> [(&'static str, VitConfig, VitConfig, usize); 6] {
+    let toy = |size, patch| VitConfig { image_size: size, patch, ..VitConfig::new(size, patch, 16, 1, 2) };
+    let map = |channels, grid| VitConfig::feature_map(channels, grid, 16, 1, 2);
+    let mask = |out_conv| VitConfig { out_conv, ..toy(64, 16).with_channels(1) };
+    [
+        ("CLIP-B/16", map(512, 14), map(512, 14), 14),
+        ("DINOv2-B/14", map(768, 16), map(768, 16), 16),
+        ("ImageBind-H/14", map(1280, 16), map(1280, 16), 16),
+        ("segmentation", toy(224, 16).with_channels(64), toy(224, 16).with_channels(134), 14),
+        ("masks", mask(None), mask(Some(OutConv::four_m(1))), 4),
+        ("masks, wider", mask(None), mask(Some(OutConv { blocks: 2, width: 8 })), 4),
+    ]
+}
+
+#[test]
+fn maps_of_any_channels_become_tokens_and_maps_again() {
+    let device = Default::default();
+    for (name, encoder, decoder, grid) in other_modalities() {
+        encoder.check().and(decoder.check()).expect("sizes that fit");
+        let (size, inputs, outputs) = (encoder.image_size, encoder.channels, decoder.channels);
+        let (from, to) = (encoder.encoder::<Host>(5, &device), decoder.decoder::<Host>(5, &device));
+        let mut cost = Cost::default();
+        assert_eq!(from.cost([size; 2], &mut cost), [grid; 2], "{name}");
+        assert_eq!(to.cost([grid; 2], &mut cost), [size; 2], "{name}");
+        assert_eq!(cost.parameters(), parameters(&from) + parameters(&to), "{name}");
+        let latents = settle(from, 1).forward(noise([1, inputs, size, size], 3));
+        assert_eq!(latents.dims(), [1, 5, grid, grid], "{name}");
+        let maps = settle(to, 2).forward(latents);
+        assert_eq!(maps.dims(), [1, outputs, size, size], "{name}");
+        assert!(host(maps).iter().all(|value| value.is_finite()), "{name}");
+    }
+}
+
+#[test]
+fn the_other_encoders_of_4m_have_the_parameters_that_their_layers_have() {
+    let count = |config: VitConfig| parameters(&config.encoder::<Host>(32, &Default::default()));
+    let colours = count(VitConfig::vit_b());
+    // Only the first layer differs: channels · patch² values to 768 channels.
+    let first = |values: u64| values * 768;
+    let map =
+        |channels, grid| count(VitConfig { patch: 1, image_size: grid, ..VitConfig::vit_b() }.with_channels(channels));
+    assert_eq!(map(512, 14), colours - first(3 * 256) + first(512));
+    assert_eq!(map(1280, 16), colours - first(3 * 256) + first(1280));
+    assert_eq!(count(VitConfig::vit_b().with_channels(64)), colours - first(3 * 256) + first(64 * 256));
+}
+
+#[test]
+fn configurations_from_before_there_were_channels_are_of_colours() {
+    let config = VitConfig::vit_b();
+    let mut written = serde_json::to_value(&config).expect("plain data");
+    let fields = written.as_object_mut().expect("fields");
+    assert!(fields.remove("channels").is_some() && fields.remove("out_conv").is_some());
+    assert_eq!(serde_json::from_value::<VitConfig>(written).expect("an old configuration"), config);
+    assert_eq!((config.channels, config.out_conv), (3, None));
 }
 
 #[test]
@@ -275,6 +332,9 @@ fn sizes_that_do_not_fit_are_refused() {
     assert!(message(Backbone::vit(VitConfig { image_size: 18, ..vit.clone() })).contains("multiple of 4"));
     assert!(message(Backbone::vit(VitConfig { dim: 18, ..vit.clone() })).contains("multiple of 4"));
     assert!(message(Backbone::vit(VitConfig { heads: 0, ..vit.clone() })).contains("`heads`"));
+    assert!(message(Backbone::vit(VitConfig { channels: 0, ..vit.clone() })).contains("`channels`"));
+    let no_width = Some(OutConv { blocks: 2, width: 0 });
+    assert!(message(Backbone::vit(VitConfig { out_conv: no_width, ..vit.clone() })).contains("`out_conv.width`"));
     assert!(message(Backbone::vit(VitConfig { norm_eps: f64::NAN, ..vit.clone() })).contains("NaN"));
     let unequal = Backbone::Vit { encoder: vit, decoder: VitConfig { patch: 8, ..other } };
     assert!(message(unequal).contains("make them equal"));

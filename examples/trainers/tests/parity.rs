@@ -20,6 +20,7 @@ use trainers::losses::Perceptual;
 use trainers::losses::adversarial::{hinge_d, hinge_g, r1, softplus_d, softplus_g};
 use trainers::nets::patchgan::PatchConfig;
 use trainers::nets::stylegan::StyleConfig;
+use trainers::nets::unet::{Unet, UnetConfig};
 use trainers::params::{self, HostTensor, host};
 
 #[path = "parity/synthetic.rs"]
@@ -273,6 +274,37 @@ fn r1_of_the_style_discriminator() {
 #[test]
 fn r1_of_the_patch_discriminator() {
     penalty("patch_gan", &patch_gan(), |net, x| net.forward(x), |net, x, along| net.derivative(x, along));
+}
+
+#[test]
+fn unet_of_patches() {
+    let golden = &GOLDEN["unet"];
+    let config = UnetConfig {
+        condition: 5,
+        patch: 2,
+        base: 16,
+        multipliers: vec![1, 2],
+        res_blocks: 2,
+        attention: vec![2],
+        learned_variance: true,
+        ..UnetConfig::four_m(3)
+    };
+    config.check(16).expect("sizes that fit");
+    let net = with_weights::<Unet<HostTrain>>(config.init(&Default::default()), false);
+    assert_eq!(params::counts(&net).values().sum::<usize>(), number(&golden["parameters"]) as usize);
+    let xt = images::<HostTrain>("images.xt", 2, 16).require_grad();
+    let codes = synthetic::uniform("codes", 2 * 5 * 16);
+    let codes = Tensor::<HostTrain, 1>::from_floats(codes.as_slice(), &Default::default());
+    let codes = codes.reshape([2, 5, 4, 4]).require_grad();
+    let output = net.forward(xt.clone(), &[3, 977], codes.clone());
+    assert_eq!(output.dims(), [2, 6, 16, 16]);
+    assert_sampled("unet", &host(output.clone()), &golden["output"], TOLERANCE);
+    let gradients = output.square().mean().backward();
+    let [at_xt, at_codes] = [&xt, &codes].map(|leaf| host(leaf.grad(&gradients).expect("a gradient")));
+    assert_sampled("unet, x_t", &at_xt, &golden["at"]["xt"], 0.002);
+    assert_sampled("unet, codes", &at_codes, &golden["at"]["codes"], 0.002);
+    let gradients = by_name(&net, &GradientsParams::from_grads(gradients, &net));
+    assert_gradients("unet", &gradients, &golden["gradients"], 0.002);
 }
 
 /// A scene in planes, from [0, 1] to [-1, 1].

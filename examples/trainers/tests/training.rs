@@ -203,7 +203,7 @@ fn bad_data_weights_and_devices_are_refused_in_words() {
     assert!(refused(&out, &["--model", "lc", "--codebook", &text(&weights)]).contains("no codebook"));
     for (argument, expected) in [
         ("--image-size=15", "15 px"),
-        ("--batch=0", "at least one image"),
+        ("--batch=0", "at least one sample"),
         ("--steps=0", "at least one step"),
         ("--channels=100000", "4096 channels"),
         ("--dim=5000", "4096"),

@@ -25,9 +25,11 @@ fn main() -> ExitCode {
 }
 
 fn run(options: &Options) -> Result<(), Failure> {
-    let rows = table::published()?;
+    let (published, diffusion) = (table::published()?, table::diffusion());
     print(&match options.json {
-        true => serde_json::to_string_pretty(&rows).context(|| "cannot write JSON".into())?,
-        false => table::text(&rows),
+        true => {
+            serde_json::to_string_pretty(&[published, diffusion].concat()).context(|| "cannot write JSON".into())?
+        }
+        false => table::text(&[&published, &diffusion]),
     })
 }

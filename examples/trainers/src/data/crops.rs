@@ -3,9 +3,10 @@
 use rayon::iter::{IndexedParallelIterator, IntoParallelIterator, ParallelIterator};
 use rayon::slice::ParallelSliceMut;
 
-use super::batches::{Augment, HostBatch, check_size, generator};
+use super::batches::{Augment, HostBatch, check_size};
 use super::{Dataset, Permutation};
 use crate::common::failure::Failure;
+use crate::common::random::generator;
 
 /// Square crops of a dataset, a pure function of the dataset, the size, the seed and the crop's number.
 ///
@@ -27,7 +28,7 @@ pub struct FixedCrops {
 /// # Errors
 /// Where the size or the count is 0 or absurd.
 pub fn fixed_crops(dataset: &Dataset, image_size: usize, count: usize, seed: u64) -> Result<FixedCrops, Failure> {
-    check_size(image_size, 1)?;
+    check_size(3, image_size, 1)?;
     if count == 0 {
         return Err(Failure::new("at least 1 crop is needed to evaluate on, got 0"));
     }

@@ -3,6 +3,7 @@
 use image::RgbImage;
 use image::imageops::{FilterType, resize};
 
+use super::resample::{Window, resample};
 use crate::common::images::Rgb;
 use crate::common::random::SplitMix64;
 
@@ -11,19 +12,6 @@ use crate::common::random::SplitMix64;
 pub struct Picture {
     name: String,
     pixels: RgbImage,
-}
-
-/// A square of a picture, in its pixels.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Window {
-    /// The first column.
-    pub left: usize,
-    /// The first row.
-    pub top: usize,
-    /// Columns and rows.
-    pub side: usize,
-    /// Whether left and right are exchanged.
-    pub flip: bool,
 }
 
 impl From<Rgb> for Picture {
@@ -59,53 +47,33 @@ impl Picture {
 
     /// The largest square in the middle.
     pub fn centre(&self) -> Window {
-        let side = self.shortest();
-        Window { left: (self.width() - side) / 2, top: (self.height() - side) / 2, side, flip: false }
+        Window::centre(self.width(), self.height())
     }
 
-    /// A square anywhere inside, its side between `min_scale` and 1 times the shortest side; mirrored half of the time where `flip` allows.
+    /// A square anywhere inside: [`Window::random`].
     pub fn random_window(&self, min_scale: f32, flip: bool, random: &mut SplitMix64) -> Window {
-        let shortest = self.shortest();
-        // The scale is below 1 even where 1 is the least: rounding brings the whole side back.
-        let side = (shortest as f32 * random.uniform(min_scale, 1.0)).round() as usize;
-        let side = side.clamp(shortest.min(1), shortest);
-        let left = random.below(self.width() - side + 1);
-        let top = random.below(self.height() - side + 1);
-        // Drawn in any case, so that places do not depend on whether flips are allowed.
-        let mirrored = random.below(2) == 1;
-        Window { left, top, side, flip: flip && mirrored }
+        Window::random(self.width(), self.height(), min_scale, flip, random)
+    }
+
+    /// Its values, row by row, three a pixel.
+    pub(super) fn bytes(&self) -> &[u8] {
+        self.pixels.as_raw()
     }
 
     /// The window at `size · size` pixels into `out` `[3, size, size]`: value `p` of 0 to 255 becomes `p / 127.5 − 1`.
     ///
-    /// Resized by the triangle filter, which is bilinear interpolation where the window grows and averages over all pixels where it shrinks, like
-    /// Pillow's `BILINEAR`, but not rounded to whole values. A window beyond the picture is moved inside.
+    /// Bilinear where the window grows, averaged where it shrinks ([`resample`]). A window beyond the picture is moved inside.
     pub fn cut(&self, window: Window, size: usize, out: &mut [f32]) {
-        let side = window.side.clamp(self.shortest().min(1), self.shortest());
-        if side == 0 {
+        let window = window.inside(self.width(), self.height());
+        if window.side == 0 {
             return;
         }
-        let (left, top) = (window.left.min(self.width() - side), window.top.min(self.height() - side));
         let (red, rest) = out.split_at_mut(size * size);
         let (green, blue) = rest.split_at_mut(size * size);
-        let taps = triangle(side, size);
-        let mut line = vec![[0.0f32; 3]; side];
-        let rows = self.pixels.as_raw().chunks_exact(3 * self.width());
-        for (y, (first, weights)) in taps.iter().enumerate() {
-            line.as_flattened_mut().fill(0.0);
-            for (row, weight) in rows.clone().skip(top + first).zip(weights) {
-                let row = &row[3 * left..3 * (left + side)];
-                line.as_flattened_mut().iter_mut().zip(row).for_each(|(sum, &value)| *sum += weight * f32::from(value));
-            }
-            for (x, (first, weights)) in taps.iter().enumerate() {
-                let mut colour = [0.0f32; 3];
-                for (pixel, weight) in line[*first..].iter().zip(weights) {
-                    colour.iter_mut().zip(pixel).for_each(|(sum, value)| *sum += weight * value);
-                }
-                let at = y * size + if window.flip { size - 1 - x } else { x };
-                [red[at], green[at], blue[at]] = colour.map(|value| (value / 127.5 - 1.0).clamp(-1.0, 1.0));
-            }
-        }
+        resample(self.bytes(), self.width(), window.into(), size, |at, colour: [f32; 3]| {
+            let at = if window.flip { at + size - 1 - 2 * (at % size) } else { at };
+            [red[at], green[at], blue[at]] = colour.map(in_range);
+        });
     }
 
     /// The picture with its shortest side at most `shortest`, its proportions kept.
@@ -120,21 +88,9 @@ impl Picture {
     }
 }
 
-/// For each of `size` values the first of `side` that it is made of, and the weights of that and the next ones, which sum to 1.
-fn triangle(side: usize, size: usize) -> Vec<(usize, Vec<f32>)> {
-    let ratio = side as f64 / size as f64;
-    let reach = ratio.max(1.0);
-    let taps = |i: usize| {
-        let centre = (i as f64 + 0.5) * ratio;
-        let weight = |j: usize| 1.0 - (j as f64 + 0.5 - centre).abs() / reach;
-        // A cast saturates at 0. The middle of some value is always less than the reach away.
-        let near = (centre - reach) as usize..((centre + reach).ceil() as usize).min(side);
-        let taps: Vec<(usize, f64)> = near.map(|j| (j, weight(j))).filter(|(_, weight)| *weight > 0.0).collect();
-        let total: f64 = taps.iter().map(|(_, weight)| weight).sum();
-        let first = taps.first().map_or(0, |(j, _)| *j);
-        (first, taps.into_iter().map(|(_, weight)| (weight / total) as f32).collect())
-    };
-    (0..size).map(taps).collect()
+/// From 0 to 255 to −1 to 1.
+pub(super) fn in_range(value: f32) -> f32 {
+    (value / 127.5 - 1.0).clamp(-1.0, 1.0)
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ use image::{DynamicImage, ImageBuffer, Luma, LumaA, RgbImage, RgbaImage};
 
 use super::*;
 use crate::backend::Host;
+use crate::common::images::{Rgb, hold_out};
 use crate::common::random::SplitMix64;
 
 fn scenes(count: usize, size: usize) -> Dataset {

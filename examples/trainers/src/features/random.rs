@@ -3,8 +3,6 @@
 //! Random convolutions keep edges, colours and textures apart without having learnt anything (Saxe et al. 2011; Ulyanov
 //! et al. 2018), which is enough to exercise a training, and not LPIPS: reports say "random-features".
 
-use core::f64::consts::TAU;
-
 use burn::module::Module;
 use burn::tensor::Tensor;
 use burn::tensor::backend::Backend;
@@ -68,7 +66,7 @@ fn orthogonal(rows: usize, dim: usize, centred: bool, random: &mut SplitMix64) -
     let block = if centred { dim - 1 } else { dim };
     let mut matrix: Vec<Vec<f64>> = Vec::with_capacity(rows);
     while matrix.len() < rows {
-        let mut row: Vec<f64> = (0..dim).map(|_| normal(random)).collect();
+        let mut row: Vec<f64> = (0..dim).map(|_| random.normal()).collect();
         if centred {
             let mean = row.iter().sum::<f64>() / dim as f64;
             row.iter_mut().for_each(|value| *value -= mean);
@@ -89,10 +87,4 @@ fn orthogonal(rows: usize, dim: usize, centred: bool, random: &mut SplitMix64) -
 
 fn dot(a: &[f64], b: &[f64]) -> f64 {
     a.iter().zip(b).map(|(a, b)| a * b).sum()
-}
-
-/// Box and Muller 1958.
-fn normal(random: &mut SplitMix64) -> f64 {
-    let [radius, angle] = [(); 2].map(|()| f64::from(random.uniform(0.0, 1.0)));
-    (-2.0 * (1.0 - radius).ln()).sqrt() * (TAU * angle).cos()
 }

@@ -1,23 +1,28 @@
-//! The sum of a matrix's singular values.
+//! A matrix's singular values, and their sum.
 
 use rayon::iter::{IndexedParallelIterator, IntoParallelIterator, ParallelIterator};
 use rayon::slice::ParallelSliceMut;
 
-/// The nuclear norm of `matrix` `[rows, columns]`, row-major: Householder reflections on both sides leave two diagonals (Golub and Kahan 1965),
-/// whose singular values bisection finds; each is exact to rounding of the largest.
-pub fn nuclear_norm(mut matrix: Vec<f64>, rows: usize, columns: usize) -> f64 {
+/// The nuclear norm of `matrix` `[rows, columns]`, row-major: the sum of its [`singular_values`].
+pub fn nuclear_norm(matrix: Vec<f64>, rows: usize, columns: usize) -> f64 {
+    singular_values(matrix, rows, columns).iter().sum()
+}
+
+/// The singular values of `matrix` `[rows, columns]`, row-major, in no certain order: Householder reflections on both sides leave two diagonals
+/// (Golub and Kahan 1965), whose singular values bisection finds; each is exact to rounding of the largest.
+pub fn singular_values(mut matrix: Vec<f64>, rows: usize, columns: usize) -> Vec<f64> {
     if rows < columns {
         let at = |i: usize| matrix[i % rows * columns + i / rows];
         matrix = (0..rows * columns).map(at).collect();
-        return nuclear_norm(matrix, columns, rows);
+        return singular_values(matrix, columns, rows);
     }
     if columns == 0 {
-        return 0.0;
+        return Vec::new();
     }
     let band = bidiagonal(&mut matrix, rows, columns);
     // The largest singular value is at most the largest sum of two neighbours.
     let bound = 2.0 * band.iter().fold(0.0f64, |largest, value| largest.max(value.abs()));
-    (0..columns).into_par_iter().map(|index| bisect(&band, index, bound)).collect::<Vec<f64>>().iter().sum()
+    (0..columns).into_par_iter().map(|index| bisect(&band, index, bound)).collect()
 }
 
 /// Diagonal and superdiagonal in turn, `2 · columns − 1` values, of `rows ≥ columns`.

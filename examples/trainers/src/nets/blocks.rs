@@ -1,11 +1,11 @@
-//! The parts of taming-transformers' convolutional encoder and decoder.
+//! The parts of taming-transformers' convolutional encoder and decoder, and of diffusion's UNets.
 //!
 //! Field names are that project's, so that its checkpoints load by name; only a norm's `weight` and `bias` are called
-//! `gamma` and `beta` here.
+//! `gamma` and `beta` here. A UNet's blocks differ in their [`Style`].
 
 use burn::module::Module;
 use burn::nn::conv::{Conv2d, Conv2dConfig};
-use burn::nn::{GroupNorm, GroupNormConfig, PaddingConfig2d};
+use burn::nn::{GroupNorm, GroupNormConfig, Initializer, Linear, LinearConfig, PaddingConfig2d};
 use burn::tensor::Tensor;
 use burn::tensor::activation::silu;
 use burn::tensor::backend::Backend;
@@ -13,7 +13,7 @@ use burn::tensor::module::interpolate;
 use burn::tensor::ops::{InterpolateMode, InterpolateOptions};
 
 use super::macs::{Cost, Size};
-use super::norms::{group_norm, softmax};
+use super::norms::{group_norm, softmax, spread, to};
 
 /// The most groups of a norm (Wu and He 2018).
 const GROUPS: usize = 32;
@@ -21,8 +21,34 @@ const GROUPS: usize = 32;
 /// The fewest channels of a group: those of the published networks' finest resolution, 128 / 32.
 const GROUP_CHANNELS: usize = 4;
 
-/// Added to a norm's variance.
-const EPSILON: f64 = 1e-6;
+/// In what two kinds of networks differ that are made of the same blocks.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Style {
+    /// Added to a norm's variance.
+    pub epsilon: f64,
+    /// Channels of the time's embedding, where residual blocks take one.
+    pub time: Option<usize>,
+    /// Whether a residual block and an attention begin as the identity: their last layer's values are zeros.
+    pub zero_last: bool,
+}
+
+impl Style {
+    /// taming-transformers'.
+    pub(super) const TAMING: Self = Self { epsilon: 1e-6, time: None, zero_last: false };
+
+    /// The last layer of a block.
+    fn last<B: Backend>(&self, conv: Conv2d<B>) -> Conv2d<B> {
+        if self.zero_last { zeros(conv) } else { conv }
+    }
+}
+
+/// The same convolution with zeros for initial values.
+pub(super) fn zeros<B: Backend>(conv: Conv2d<B>) -> Conv2d<B> {
+    let device = conv.weight.lazy_device();
+    let weight = Initializer::Zeros.init(conv.weight.lazy_shape().dims::<4>(), &device);
+    let bias = conv.bias.as_ref().map(|bias| Initializer::Zeros.init(bias.lazy_shape().dims::<1>(), &device));
+    Conv2d { weight, bias, ..conv }
+}
 
 /// A square convolution, padded so that stride 1 keeps the size, with PyTorch's initial values U(±1/√fan_in).
 pub(super) fn conv<B: Backend>(from: usize, to: usize, kernel: usize, device: &B::Device) -> Conv2d<B> {
@@ -35,35 +61,48 @@ pub(super) fn conv<B: Backend>(from: usize, to: usize, kernel: usize, device: &B
 ///
 /// At the published 128 channels and more that is 32. Small networks would normalize each channel alone with 32 groups,
 /// which takes away an image's mean colour; so 32 channels have eight groups, and fewer than four channels one.
-pub(super) fn norm<B: Backend>(channels: usize, device: &B::Device) -> GroupNorm<B> {
+pub(super) fn norm<B: Backend>(channels: usize, epsilon: f64, device: &B::Device) -> GroupNorm<B> {
     let most = GROUPS.min(channels / GROUP_CHANNELS);
     let groups = (2..=most).rev().find(|&groups| channels.is_multiple_of(groups)).unwrap_or(1);
-    GroupNormConfig::new(groups, channels).with_epsilon(EPSILON).init(device)
+    GroupNormConfig::new(groups, channels).with_epsilon(epsilon).init(device)
 }
 
-/// `x + conv(swish(norm(conv(swish(norm(x))))))`; a 1×1 convolution of `x` where the channels change.
+/// `x + conv(swish(norm(conv(swish(norm(x))))))`; a 1×1 convolution of `x` where the channels change. A UNet's adds `linear(swish(time))` to what
+/// the first convolution returns.
 #[derive(Module, Debug)]
 pub(super) struct ResBlock<B: Backend> {
     norm1: GroupNorm<B>,
     conv1: Conv2d<B>,
+    temb_proj: Option<Linear<B>>,
     norm2: GroupNorm<B>,
     conv2: Conv2d<B>,
     nin_shortcut: Option<Conv2d<B>>,
 }
 
 impl<B: Backend> ResBlock<B> {
-    pub(super) fn new(from: usize, to: usize, device: &B::Device) -> Self {
+    pub(super) fn new(from: usize, to: usize, style: &Style, device: &B::Device) -> Self {
         Self {
-            norm1: norm(from, device),
+            norm1: norm(from, style.epsilon, device),
             conv1: conv(from, to, 3, device),
-            norm2: norm(to, device),
-            conv2: conv(to, to, 3, device),
+            temb_proj: style.time.map(|time| LinearConfig::new(time, to).init(device)),
+            norm2: norm(to, style.epsilon, device),
+            conv2: style.last(conv(to, to, 3, device)),
             nin_shortcut: (from != to).then(|| conv(from, to, 1, device)),
         }
     }
 
     pub(super) fn forward(&self, x: Tensor<B, 4>) -> Tensor<B, 4> {
-        let inner = self.conv1.forward(silu(group_norm(&self.norm1, x.clone())));
+        self.forward_at(x, None)
+    }
+
+    /// With the time's embedding `[batch, channels]`, behind its activation.
+    pub(super) fn forward_at(&self, x: Tensor<B, 4>, time: Option<&Tensor<B, 2>>) -> Tensor<B, 4> {
+        let mut inner = self.conv1.forward(silu(group_norm(&self.norm1, x.clone())));
+        if let (Some(time), Some(layer)) = (time, &self.temb_proj) {
+            let [batch, channels, height, width] = inner.dims();
+            let shift = to(inner.dtype(), layer.forward(time.clone())).reshape([batch * channels, 1]);
+            inner = inner + spread(shift, height * width).reshape([batch, channels, height, width]);
+        }
         let inner = self.conv2.forward(silu(group_norm(&self.norm2, inner)));
         let shortcut = match &self.nin_shortcut {
             Some(conv) => conv.forward(x),
@@ -77,6 +116,9 @@ impl<B: Backend> ResBlock<B> {
         cost.group_norm(&self.norm2);
         if let Some(shortcut) = &self.nin_shortcut {
             cost.conv(shortcut, size);
+        }
+        if let Some(layer) = &self.temb_proj {
+            cost.linear(layer, 1);
         }
         let size = cost.conv(&self.conv1, size);
         cost.conv(&self.conv2, size)
@@ -94,9 +136,10 @@ pub(super) struct Attention<B: Backend> {
 }
 
 impl<B: Backend> Attention<B> {
-    pub(super) fn new(channels: usize, device: &B::Device) -> Self {
+    pub(super) fn new(channels: usize, style: &Style, device: &B::Device) -> Self {
         let pointwise = || conv(channels, channels, 1, device);
-        Self { norm: norm(channels, device), q: pointwise(), k: pointwise(), v: pointwise(), proj_out: pointwise() }
+        let [q, k, v] = [(); 3].map(|()| pointwise());
+        Self { norm: norm(channels, style.epsilon, device), q, k, v, proj_out: style.last(pointwise()) }
     }
 
     pub(super) fn forward(&self, x: Tensor<B, 4>) -> Tensor<B, 4> {
@@ -130,16 +173,21 @@ pub(super) struct Middle<B: Backend> {
 }
 
 impl<B: Backend> Middle<B> {
-    pub(super) fn new(channels: usize, device: &B::Device) -> Self {
+    pub(super) fn new(channels: usize, style: &Style, device: &B::Device) -> Self {
         Self {
-            block_1: ResBlock::new(channels, channels, device),
-            attn_1: Attention::new(channels, device),
-            block_2: ResBlock::new(channels, channels, device),
+            block_1: ResBlock::new(channels, channels, style, device),
+            attn_1: Attention::new(channels, style, device),
+            block_2: ResBlock::new(channels, channels, style, device),
         }
     }
 
     pub(super) fn forward(&self, x: Tensor<B, 4>) -> Tensor<B, 4> {
-        self.block_2.forward(self.attn_1.forward(self.block_1.forward(x)))
+        self.forward_at(x, None)
+    }
+
+    /// With the time's embedding, as [`ResBlock::forward_at`].
+    pub(super) fn forward_at(&self, x: Tensor<B, 4>, time: Option<&Tensor<B, 2>>) -> Tensor<B, 4> {
+        self.block_2.forward_at(self.attn_1.forward(self.block_1.forward_at(x, time)), time)
     }
 
     pub(super) fn cost(&self, size: Size, cost: &mut Cost) -> Size {
@@ -169,8 +217,10 @@ pub(super) enum Then {
 impl<B: Backend> Level<B> {
     pub(super) fn new([from, to]: [usize; 2], blocks: usize, attention: bool, then: Then, device: &B::Device) -> Self {
         Self {
-            block: (0..blocks).map(|i| ResBlock::new(if i == 0 { from } else { to }, to, device)).collect(),
-            attn: (0..if attention { blocks } else { 0 }).map(|_| Attention::new(to, device)).collect(),
+            block: (0..blocks)
+                .map(|i| ResBlock::new(if i == 0 { from } else { to }, to, &Style::TAMING, device))
+                .collect(),
+            attn: (0..if attention { blocks } else { 0 }).map(|_| Attention::new(to, &Style::TAMING, device)).collect(),
             downsample: (then == Then::Down).then(|| Downsample::new(to, device)),
             upsample: (then == Then::Up).then(|| Upsample::new(to, device)),
         }
@@ -268,7 +318,7 @@ mod tests {
 
     #[test]
     fn groups_are_32_where_published_and_of_four_channels_below() {
-        let groups = |channels| norm::<Host>(channels, &Default::default()).num_groups;
+        let groups = |channels| norm::<Host>(channels, 1e-6, &Default::default()).num_groups;
         for channels in [128, 256, 512] {
             assert_eq!(groups(channels), 32);
         }
@@ -317,7 +367,7 @@ mod tests {
     #[test]
     fn attention_is_its_definition() {
         let (channels, tokens) = (4, 6);
-        let net = settle(Attention::<Host>::new(channels, &Default::default()), 3);
+        let net = settle(Attention::<Host>::new(channels, &Style::TAMING, &Default::default()), 3);
         let x = ramp([1, channels, 2, 3]) * 0.3;
         let inner = group_norm(&net.norm, x.clone());
         let [q, k, v] = [&net.q, &net.k, &net.v].map(|conv| host(conv.forward(inner.clone())));

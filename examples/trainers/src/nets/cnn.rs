@@ -10,14 +10,14 @@ use burn::tensor::module::conv2d;
 use burn::tensor::ops::ConvOptions;
 use serde::{Deserialize, Serialize};
 
-use super::blocks::{Level, Middle, Then, conv, norm};
+use super::blocks::{Level, Middle, Style, Then, conv, norm};
 use super::macs::{Cost, Size};
 use super::norms::group_norm;
 use super::{Decoder, Encoder};
 use crate::common::failure::Failure;
 
 /// Colours of an image.
-pub(super) const COLOURS: usize = 3;
+pub(crate) const COLOURS: usize = 3;
 
 /// Sizes of a convolutional encoder and decoder.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -154,8 +154,8 @@ impl<B: Backend> CnnEncoder<B> {
         Self {
             conv_in: conv(COLOURS, config.channels, 3, device),
             down: (0..=last).map(down).collect(),
-            mid: Middle::new(width, device),
-            norm_out: norm(width, device),
+            mid: Middle::new(width, &Style::TAMING, device),
+            norm_out: norm(width, Style::TAMING.epsilon, device),
             conv_out: conv(width, config.z_channels, 3, device),
             quant_conv: conv(config.z_channels, dim, 1, device),
         }
@@ -210,9 +210,9 @@ impl<B: Backend> CnnDecoder<B> {
         Self {
             post_quant_conv: conv(dim, config.z_channels, 1, device),
             conv_in: conv(config.z_channels, width, 3, device),
-            mid: Middle::new(width, device),
+            mid: Middle::new(width, &Style::TAMING, device),
             up: (0..=last).map(up).collect(),
-            norm_out: norm(config.width(0), device),
+            norm_out: norm(config.width(0), Style::TAMING.epsilon, device),
             conv_out: conv(config.width(0), COLOURS, 3, device),
         }
     }

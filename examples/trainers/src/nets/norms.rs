@@ -108,7 +108,7 @@ pub(super) fn softmax<B: Backend, const D: usize>(x: Tensor<B, D>) -> Tensor<B, 
 }
 
 /// The same values in another float type; nothing is done where it is theirs already.
-pub(super) fn to<B: Backend, const D: usize>(dtype: DType, x: Tensor<B, D>) -> Tensor<B, D> {
+pub(crate) fn to<B: Backend, const D: usize>(dtype: DType, x: Tensor<B, D>) -> Tensor<B, D> {
     if x.dtype() == dtype { x } else { x.cast(dtype) }
 }
 

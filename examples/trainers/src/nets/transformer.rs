@@ -157,8 +157,17 @@ impl<B: Backend> Mlp<B> {
         }
     }
 
-    /// Tokens `[batch, tokens, dim]` to the same.
-    pub fn forward(&self, x: Tensor<B, 3>) -> Tensor<B, 3> {
+    /// The same with PyTorch's initial values of a linear layer, weights and biases U(±1/√inputs).
+    pub(super) fn plain(dim: usize, hidden: usize, activation: Activation, device: &B::Device) -> Self {
+        Self {
+            fc1: LinearConfig::new(dim, hidden).init(device),
+            fc2: LinearConfig::new(hidden, dim).init(device),
+            activation,
+        }
+    }
+
+    /// Tokens `[…, dim]` to the same.
+    pub fn forward<const D: usize>(&self, x: Tensor<B, D>) -> Tensor<B, D> {
         affine(&self.fc2, self.activation.apply(affine(&self.fc1, x)))
     }
 
@@ -174,7 +183,7 @@ pub(super) fn xavier(inputs: usize, outputs: usize) -> Initializer {
     Initializer::Uniform { min: -bound, max: bound }
 }
 
-fn linear<B: Backend>(
+pub(super) fn linear<B: Backend>(
     [inputs, outputs]: [usize; 2],
     initializer: Initializer,
     bias: bool,
@@ -184,15 +193,18 @@ fn linear<B: Backend>(
     Linear { weight, bias: bias.then(|| Initializer::Zeros.init([outputs], device)) }
 }
 
-/// `x · weight + bias` of each token, in the type of `x`.
-fn affine<B: Backend>(layer: &Linear<B>, x: Tensor<B, 3>) -> Tensor<B, 3> {
-    let (dtype, [batch, tokens, inputs]) = (x.dtype(), x.dims());
+/// `x · weight + bias` of each token `[…, inputs]`, in the type of `x`.
+pub(super) fn affine<B: Backend, const D: usize>(layer: &Linear<B>, x: Tensor<B, D>) -> Tensor<B, D> {
+    let (dtype, mut shape) = (x.dtype(), x.dims());
     let weight = to(dtype, layer.weight.val());
-    let [_, outputs] = weight.dims();
+    let [inputs, outputs] = weight.dims();
     // As one matrix: with a batch dimension burn makes the weight's gradient once for each image, and then sums.
-    let x = x.reshape([batch * tokens, inputs]);
+    let x = x.reshape([shape.iter().product::<usize>() / inputs.max(1), inputs]);
     let bias = layer.bias.as_ref().map(|bias| to(dtype, bias.val()));
-    module::linear(x, weight, bias).reshape([batch, tokens, outputs])
+    if let Some(last) = shape.last_mut() {
+        *last = outputs;
+    }
+    module::linear(x, weight, bias).reshape(shape)
 }
 
 #[cfg(test)]
@@ -233,7 +245,7 @@ mod tests {
             let total: f32 = (0..5).map(score).sum();
             *mixed = (0..5).map(|key| score(key) / total * of(key, 2, head, c)).sum();
         }
-        let mixed = Tensor::from_data(TensorData::new(mixed, [1, 5, 6]), &Default::default());
+        let mixed = Tensor::<Host, 3>::from_data(TensorData::new(mixed, [1, 5, 6]), &Default::default());
         for (y, expected) in host(net.forward(tokens(1))).into_iter().zip(host(affine(&net.proj, mixed))) {
             assert!((y - expected).abs() < 1e-5, "{y} for {expected}");
         }

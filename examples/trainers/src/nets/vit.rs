@@ -7,140 +7,16 @@ use burn::tensor::backend::Backend;
 use burn::tensor::module::{conv2d, interpolate};
 use burn::tensor::ops::{ConvOptions, InterpolateMode, InterpolateOptions};
 use burn::tensor::{DType, Tensor, TensorData};
-use serde::{Deserialize, Serialize};
 
 use super::blocks::conv;
-use super::cnn::COLOURS;
+use super::convnext::ConvNextBlock;
 use super::macs::{Cost, Size};
 use super::norms::to;
 use super::transformer::{Activation, Block, BlockConfig, LayerNorm, Mlp, xavier};
-use super::{Decoder, Encoder};
-use crate::common::failure::Failure;
 
-/// Sizes and variants of a transformer over an image's patches.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct VitConfig {
-    /// Height and width of the images, pixels.
-    pub image_size: usize,
-    /// Height and width of a patch, which becomes a token.
-    pub patch: usize,
-    /// Channels of a token.
-    pub dim: usize,
-    /// Blocks.
-    pub depth: usize,
-    /// Attention heads.
-    pub heads: usize,
-    /// Channels of a head; times `heads` they need not be `dim`.
-    pub head_dim: usize,
-    /// Hidden channels of the MLPs, as a multiple of `dim`.
-    pub mlp_ratio: usize,
-    /// The blocks' activation.
-    pub activation: Activation,
-    /// Whether queries, keys and values have a bias.
-    pub qkv_bias: bool,
-    /// Added to the norms' variance.
-    pub norm_eps: f64,
-    /// Whether a norm follows the blocks.
-    pub final_norm: bool,
-    /// Whether `x + mlp(norm(x))` with tanh follows the blocks.
-    pub post_mlp: bool,
-}
+mod config;
 
-impl VitConfig {
-    /// 4M's kind of transformer, of any size: bias, GELU, no norm at the end but an MLP with tanh.
-    pub fn new(image_size: usize, patch: usize, dim: usize, depth: usize, heads: usize) -> Self {
-        Self {
-            image_size,
-            patch,
-            dim,
-            depth,
-            heads,
-            head_dim: dim / heads.max(1),
-            mlp_ratio: 4,
-            activation: Activation::Gelu,
-            qkv_bias: true,
-            norm_eps: 1e-6,
-            final_norm: false,
-            post_mlp: true,
-        }
-    }
-
-    /// 4M's ViT-B of patches of 16: 224 px to 14 × 14 tokens.
-    pub fn vit_b() -> Self {
-        Self::new(224, 16, 768, 12, 12)
-    }
-
-    /// ViT-VQGAN's kind, as in enhancing-transformers: heads of 64, no bias, tanh, a norm at the end, patches of 8 of 256 px.
-    ///
-    /// There the way back to pixels has one bias for each colour, here one for each value of a patch; and of a token's
-    /// channels the first half tells the row, there the column.
-    pub fn vit_vqgan(dim: usize, depth: usize, heads: usize) -> Self {
-        Self {
-            head_dim: 64,
-            activation: Activation::Tanh,
-            qkv_bias: false,
-            norm_eps: 1e-5,
-            final_norm: true,
-            post_mlp: false,
-            ..Self::new(256, 8, dim, depth, heads)
-        }
-    }
-
-    /// Checks that images of `image_size` are whole patches and that the channels can tell rows from columns.
-    ///
-    /// # Errors
-    /// The setting that does not fit, and what would do.
-    pub fn check(&self) -> Result<(), Failure> {
-        let Self { image_size, patch, dim, heads, head_dim, .. } = *self;
-        let sizes = [
-            ("image_size", image_size),
-            ("patch", patch),
-            ("dim", dim),
-            ("depth", self.depth),
-            ("heads", heads),
-            ("head_dim", head_dim),
-            ("mlp_ratio", self.mlp_ratio),
-        ];
-        for (name, size) in sizes {
-            if size == 0 {
-                return Err(Failure::new(format!("ViT: `{name}` is 0, expected at least 1")));
-            }
-        }
-        if !image_size.is_multiple_of(patch) {
-            return Err(Failure::new(format!(
-                "ViT: images of {image_size} px are not whole patches of {patch} px: choose a multiple of {patch}"
-            )));
-        }
-        if !dim.is_multiple_of(4) {
-            return Err(Failure::new(format!(
-                "ViT: {dim} channels cannot hold sines and cosines of rows and of columns: choose a multiple of 4"
-            )));
-        }
-        if self.norm_eps.is_nan() || self.norm_eps <= 0.0 {
-            return Err(Failure::new(format!("ViT: `norm_eps` is {}, expected a positive number", self.norm_eps)));
-        }
-        Ok(())
-    }
-
-    /// Pixels of an image's side to one token.
-    pub fn downsampling(&self) -> usize {
-        self.patch
-    }
-
-    /// From images to latents of `dim` channels, one for each token.
-    pub fn encoder<B: Backend>(&self, dim: usize, device: &B::Device) -> Encoder<B> {
-        Encoder::Vit(VitEncoder::new(self, dim, device))
-    }
-
-    /// From latents of `dim` channels to images.
-    pub fn decoder<B: Backend>(&self, dim: usize, device: &B::Device) -> Decoder<B> {
-        Decoder::Vit(VitDecoder::new(self, dim, device))
-    }
-
-    fn grid(&self) -> usize {
-        self.image_size / self.patch.max(1)
-    }
-}
+pub use config::{OutConv, VitConfig};
 
 /// Positions, blocks, and what follows them.
 #[derive(Module, Debug)]
@@ -240,12 +116,13 @@ pub struct VitEncoder<B: Backend> {
 }
 
 impl<B: Backend> VitEncoder<B> {
-    /// From images to `dim` channels.
+    /// From images of the configuration's channels to `dim` channels.
     pub fn new(config: &VitConfig, dim: usize, device: &B::Device) -> Self {
         let patch = [config.patch, config.patch];
         // Drawn as the linear layer over a patch's values that it is.
-        let initializer = xavier(COLOURS * config.patch * config.patch, config.dim);
-        let proj = Conv2dConfig::new([COLOURS, config.dim], patch).with_stride(patch).with_initializer(initializer);
+        let initializer = xavier(config.channels * config.patch * config.patch, config.dim);
+        let proj = Conv2dConfig::new([config.channels, config.dim], patch);
+        let proj = proj.with_stride(patch).with_initializer(initializer);
         Self {
             proj: with_zero_bias(proj.init(device), config.dim, device),
             trunk: Trunk::new(config, device),
@@ -253,7 +130,7 @@ impl<B: Backend> VitEncoder<B> {
         }
     }
 
-    /// Latents `[batch, dim, h, w]` of images `[batch, 3, height, width]` in [-1, 1].
+    /// Latents `[batch, dim, h, w]` of images `[batch, channels, height, width]`, of numbers of about 1.
     pub fn forward(&self, images: Tensor<B, 4>) -> Tensor<B, 4> {
         self.quant_proj.forward(self.trunk.forward(self.proj.forward(images)))
     }
@@ -272,18 +149,24 @@ pub struct VitDecoder<B: Backend> {
     post_quant_proj: Conv2d<B>,
     trunk: Trunk<B>,
     out_proj: Conv2d<B>,
+    /// Behind the patches, and the way from their channels to the output's.
+    out_conv: Vec<ConvNextBlock<B>>,
+    out_conv_proj: Option<Conv2d<B>>,
     patch: usize,
 }
 
 impl<B: Backend> VitDecoder<B> {
-    /// From `dim` channels to images.
+    /// From `dim` channels to images of the configuration's channels.
     pub fn new(config: &VitConfig, dim: usize, device: &B::Device) -> Self {
-        let values = COLOURS * config.patch * config.patch;
+        let OutConv { blocks, width } = config.out_conv.unwrap_or(OutConv { blocks: 0, width: config.channels });
+        let values = width * config.patch * config.patch;
         let out = Conv2dConfig::new([config.dim, values], [1, 1]).with_initializer(xavier(config.dim, values));
         Self {
             post_quant_proj: conv(dim, config.dim, 1, device),
             trunk: Trunk::new(config, device),
             out_proj: with_zero_bias(out.init(device), values, device),
+            out_conv: (0..blocks).map(|_| ConvNextBlock::new(width, device)).collect(),
+            out_conv_proj: (width != config.channels).then(|| conv(width, config.channels, 1, device)),
             patch: config.patch,
         }
     }
@@ -293,21 +176,33 @@ impl<B: Backend> VitDecoder<B> {
         self.trunk.forward(self.post_quant_proj.forward(latents))
     }
 
-    /// The last layer, linear over each token, as a 1×1 convolution to a patch's values.
+    /// The last layer, linear over each token, as a 1×1 convolution to a patch's values. [`OutConv`], if any, is behind it.
     pub fn last_layer(&self) -> &Conv2d<B> {
         &self.out_proj
     }
 
     /// Images from the trunk's output, by other values for the last layer's.
     pub fn head(&self, trunk: Tensor<B, 4>, weight: Tensor<B, 4>, bias: Tensor<B, 1>) -> Tensor<B, 4> {
-        unpatchify(conv2d(trunk, weight, Some(bias), ConvOptions::new([1, 1], [0, 0], [1, 1], 1)), self.patch)
+        let patches = conv2d(trunk, weight, Some(bias), ConvOptions::new([1, 1], [0, 0], [1, 1], 1));
+        let images = self.out_conv.iter().fold(unpatchify(patches, self.patch), |x, block| block.forward(x));
+        match &self.out_conv_proj {
+            Some(conv) => conv.forward(images),
+            None => images,
+        }
     }
 
     /// Adds what one image costs whose latents are of `size`, and returns the image's size.
     pub fn cost(&self, size: Size, cost: &mut Cost) -> Size {
         let size = cost.conv(&self.post_quant_proj, size);
         self.trunk.cost(size, cost);
-        cost.conv(&self.out_proj, size).map(|tokens| tokens * self.patch)
+        let size = cost.conv(&self.out_proj, size).map(|tokens| tokens * self.patch);
+        for block in &self.out_conv {
+            block.cost(size, cost);
+        }
+        if let Some(conv) = &self.out_conv_proj {
+            cost.conv(conv, size);
+        }
+        size
     }
 }
 

@@ -10,7 +10,6 @@ use std::sync::Arc;
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 use serde_json::json;
-use vq_kernels::Pool;
 
 use super::runs::checkpoint;
 use super::table::{NONE, figure, finish, percent, text, thousands};
@@ -21,9 +20,10 @@ use crate::common::terminal::peak_rss_mb;
 use crate::losses::perceptual::Perceptual;
 use crate::nets::macs::table::{Codebook, Row as Macs};
 use crate::on_device;
+use crate::shell::pool;
+use crate::vqgan::checkpoint::KIND;
 use crate::vqgan::config::{Config, System};
 use crate::vqgan::options::Options;
-use crate::vqgan::run::pool;
 use crate::vqgan::trained::Trained;
 use crate::vqgan::trainer::TrainBackend;
 use measure::{Times, measure};
@@ -111,18 +111,18 @@ pub struct Overhead {
 /// # Errors
 /// Settings that do not fit; a directory without a training; Ctrl-C.
 pub fn run(options: &CostOptions) -> Result<(), Failure> {
-    let out = &options.train.out;
-    if options.train.codes.is_some() {
+    let out = &options.train.run.directory(KIND);
+    if options.train.code.codes.is_some() {
         return Err(Failure::new("--codes is for one training; give the numbers of codes to measure with --at"));
     }
     if options.at.is_empty() || options.at.contains(&0) {
         return Err(Failure::new("--at takes numbers of codes from 1 on, separated by commas"));
     }
     create_writable(out)?;
-    let rows = on_device!(options.train.device, measure_on, options)?;
+    let rows = on_device!(options.train.run.device, measure_on, options)?;
     let overheads = overheads(&rows);
     let json = json!({ "rows": rows, "overheads": overheads });
-    finish(out, "cost", &report(&rows, &overheads), &json, options.train.json)
+    finish(out, "cost", &report(&rows, &overheads), &json, options.train.run.json)
 }
 
 /// The settings to measure, by name.
@@ -136,14 +136,14 @@ fn configs(options: &CostOptions) -> Result<Vec<(String, Config)>, Failure> {
     let config = |dir: &PathBuf| {
         let trained = Trained::<Host>::open(&checkpoint(dir)?, None, Default::default())?;
         let mut config = trained.config;
-        config.batch = options.train.batch.unwrap_or(config.batch);
+        config.settings.batch = options.train.settings.batch.unwrap_or(config.settings.batch);
         Ok((format!("{} ({})", config.codes.system.name(), dir.display()), config))
     };
     options.runs.iter().map(config).collect()
 }
 
 fn measure_on<B: TrainBackend>(options: &CostOptions, device: B::Device) -> Result<Vec<Row>, Failure> {
-    let pool: Arc<dyn Pool + Send + Sync> = Arc::new(pool()?);
+    let pool = pool()?;
     // Fewer codes first: the process's peak of memory then belongs to the last row so far.
     let mut at = options.at.clone();
     at.sort_unstable();
@@ -155,8 +155,8 @@ fn measure_on<B: TrainBackend>(options: &CostOptions, device: B::Device) -> Resu
         for &codes in &at {
             let mut config = settled.clone();
             config.codes.codes = codes;
-            if large && options.train.batch.is_none() {
-                config.batch = 1;
+            if large && options.train.settings.batch.is_none() {
+                config.settings.batch = 1;
             }
             if config.codes.system == System::Lc && (config.codes.source_dim == 0 || options.source_dim.is_some()) {
                 config.codes.source_dim = options.source_dim.unwrap_or(if large { 768 } else { 64 });
@@ -169,7 +169,7 @@ fn measure_on<B: TrainBackend>(options: &CostOptions, device: B::Device) -> Resu
                 false => None,
             };
             let distance = perceptual.as_ref().map(|perceptual| perceptual.name().to_owned());
-            eprintln!("measuring     {name}, {} codes, batch {}", thousands(codes), config.batch);
+            eprintln!("measuring     {name}, {} codes, batch {}", thousands(codes), config.settings.batch);
             let Times { step, quantizer } = measure::<B>(&config, perceptual, Arc::clone(&pool), repeats, &device)?;
             let source = (config.codes.system == System::Lc).then_some(config.codes.source_dim);
             let codebook = Codebook { codes, dim: config.codes.dim, source };
@@ -178,8 +178,8 @@ fn measure_on<B: TrainBackend>(options: &CostOptions, device: B::Device) -> Resu
                 codes,
                 dim: config.codes.dim,
                 source_dim: source.unwrap_or(0),
-                batch: config.batch,
-                tokens: config.batch * config.tokens(),
+                batch: config.settings.batch,
+                tokens: config.settings.batch * config.tokens(),
                 adversary: config.adversary.as_ref().is_some_and(|adversary| adversary.start == 0),
                 perceptual: distance,
                 repeats,

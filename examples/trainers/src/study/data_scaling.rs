@@ -13,6 +13,8 @@ use crate::common::failure::{At, Context, Failure};
 use crate::common::files::create_writable;
 use crate::common::plots::{LineOptions, lines_svg};
 use crate::common::terminal::interrupted;
+use crate::shell::RunOptions;
+use crate::vqgan::checkpoint::KIND;
 use crate::vqgan::evaluate::Evaluation;
 use crate::vqgan::options::Options;
 use crate::vqgan::run;
@@ -73,10 +75,10 @@ pub fn run(options: &ScalingOptions) -> Result<(), Failure> {
     if options.seeds == 0 {
         return Err(Failure::new("--seeds 0: at least one training of each size is needed"));
     }
-    let out = &options.train.out;
+    let out = &options.train.run.directory(KIND);
     create_writable(out)?;
     let mut rows = Vec::new();
-    for seed in (0..options.seeds).map(|i| options.train.seed.wrapping_add(i)) {
+    for seed in (0..options.seeds).map(|i| options.train.settings.seed.wrapping_add(i)) {
         // The larger set first: where there are too few images, one learns it before the first training.
         for images in sizes.into_iter().rev() {
             if interrupted() {
@@ -92,14 +94,16 @@ pub fn run(options: &ScalingOptions) -> Result<(), Failure> {
         .map(|(name, _, figure)| json!({ "figure": name, "gain": gain(&rows, sizes, *figure) }))
         .collect();
     let json = json!({ "rows": rows, "differences": differences });
-    finish(out, "data_scaling", &report(&rows, sizes), &json, options.train.json)
+    finish(out, "data_scaling", &report(&rows, sizes), &json, options.train.run.json)
 }
 
 fn train(options: &Options, images: usize, seed: u64) -> Result<Row, Failure> {
-    let out = options.out.join(format!("{images}-{seed}"));
+    let out = options.run.directory(KIND).join(format!("{images}-{seed}"));
     eprintln!("training      {} images, seed {seed}: {}", thousands(images), out.display());
-    let resume = options.resume && out.join("checkpoint.safetensors").is_file();
-    let options = Options { images: Some(images), seed, out: out.clone(), json: false, resume, ..options.clone() };
+    let resume = options.run.resume && out.join("checkpoint.safetensors").is_file();
+    let mut options = Options { images: Some(images), ..options.clone() };
+    options.settings.seed = seed;
+    options.run = RunOptions { out: Some(out.clone()), json: false, resume, ..options.run };
     run::run(&options)?;
     let evaluation = evaluation(&out.join("summary.json"))?;
     Ok(Row { images, seed, out, evaluation })

@@ -4,15 +4,15 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::Args;
-use vq_kernels::Pool;
 
 use super::table::thousands;
 use crate::backend::Host;
 use crate::common::failure::Failure;
 use crate::common::files::create_writable;
 use crate::common::terminal::interrupted;
+use crate::shell::{DataOptions, pool};
 use crate::vqgan::config::Config;
-use crate::vqgan::run::{Data, check_data, pool};
+use crate::vqgan::run::{Data, check_data};
 use crate::vqgan::trained::Trained;
 
 /// Which trainings, which images, and where results go.
@@ -21,15 +21,9 @@ pub struct RunOptions {
     /// Directories of trainings (--out of train_vqgan), separated by commas.
     #[arg(long, required = true, value_delimiter = ',')]
     pub runs: Vec<PathBuf>,
-    /// The directory or .tar file of images that they were trained on [default: scenes that are rendered].
-    #[arg(long)]
-    pub data: Option<PathBuf>,
-    /// How many scenes are rendered, where no data is given: as in the trainings.
-    #[arg(long, default_value_t = 1024)]
-    pub scenes: usize,
-    /// Share of the images that is held out: as in the trainings.
-    #[arg(long, default_value_t = 0.1)]
-    pub hold_out: f64,
+    /// The images, as in the trainings.
+    #[command(flatten)]
+    pub data: DataOptions,
     /// Also take trainings on other images than these, which may have seen what is held out here.
     #[arg(long)]
     pub other_data: bool,
@@ -62,7 +56,7 @@ impl RunOptions {
     pub fn each(&self, mut with: impl FnMut(&Run) -> Result<(), Failure>) -> Result<(), Failure> {
         create_writable(&self.out)?;
         self.runs.iter().try_for_each(|dir| checkpoint(dir).map(|_| ()))?;
-        let pool: Arc<dyn Pool + Send + Sync> = Arc::new(pool()?);
+        let pool = pool()?;
         let mut loaded = None;
         for dir in &self.runs {
             if interrupted() {
@@ -88,7 +82,7 @@ impl RunOptions {
         {
             return Ok(Arc::clone(data));
         }
-        let data = Arc::new(Data::open(self.data.as_deref(), self.scenes, self.hold_out, config)?);
+        let data = Arc::new(Data::open(&self.data, config)?);
         *loaded = Some((crops, Arc::clone(&data)));
         Ok(data)
     }

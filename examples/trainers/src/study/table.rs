@@ -7,7 +7,7 @@ use serde_json::Value;
 use crate::common::failure::{At, Failure};
 use crate::common::files::write_atomic;
 use crate::common::terminal::print;
-use crate::vqgan::report::write_json;
+use crate::shell::write_json;
 
 /// What stands where there is no figure.
 pub const NONE: &str = "-";

@@ -1,91 +1,14 @@
 //! All that defines a run.
 
 use serde::{Deserialize, Serialize};
-use vq_kernels::ops::restart::Rule;
-use vq_kernels::quantizer::{Config as QuantizerConfig, Estimator, Learner};
-use vq_kernels::{MAX_CODES, MAX_DIM};
 
 use crate::common::failure::Failure;
 use crate::data::Augment;
 use crate::nets::Backbone;
+use crate::nets::cnn::COLOURS;
 use crate::nets::patchgan::PatchConfig;
 use crate::nets::stylegan::StyleConfig;
-use crate::optim::OptimizerConfig;
-
-/// The four systems, which differ in how codes are learned.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "snake_case")]
-pub enum System {
-    /// VQGAN (Esser et al. 2021): full-width codes, learned by gradient.
-    Vqgan,
-    /// VQGAN-FC (Yu et al. 2022, as VQGAN-LC's paper builds it): factorized codes, learned by gradient.
-    Fc,
-    /// VQGAN-EMA: factorized codes, learned by moving averages.
-    Ema,
-    /// VQGAN-LC (Zhu et al. 2024): frozen centres of a pretrained encoder's features, seen through a trained projector.
-    Lc,
-}
-
-impl System {
-    /// Its name in tables.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Vqgan => "VQGAN",
-            Self::Fc => "VQGAN-FC",
-            Self::Ema => "VQGAN-EMA",
-            Self::Lc => "VQGAN-LC",
-        }
-    }
-}
-
-/// The quantizer's settings.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Codes {
-    /// How codes are learned.
-    pub system: System,
-    /// Number of codes.
-    pub codes: usize,
-    /// Dimensions of a code.
-    pub dim: usize,
-    /// Dimensions of a frozen centre; 0 without centres.
-    pub source_dim: usize,
-    /// SHA-256 of the frozen centres; empty without centres.
-    pub source_hash: String,
-    /// Whether the projector starts such that codes have mean 0 and variance 1 in each dimension, whatever the centres' scale
-    /// (as Salimans and Kingma 2016, §3, initialise by data). Published with CLIP's features, which have about that scale, and without.
-    pub standardize: bool,
-    /// Whether latents and codes are compared after l2 normalization.
-    pub normalize: bool,
-    /// Whether stale codes are restarted.
-    pub restart: bool,
-    /// Whether the gradient passes by the rotation trick (Fifty et al. 2024), else straight through.
-    pub rotation: bool,
-    /// Decay of the moving averages.
-    pub decay: f64,
-}
-
-impl Codes {
-    /// As the kernels' layer takes it; the 1×1 convolutions around it are the networks'.
-    pub fn layer(&self, seed: u64) -> QuantizerConfig {
-        QuantizerConfig {
-            inputs: self.dim,
-            dim: self.dim,
-            codes: self.codes,
-            learner: match self.system {
-                System::Vqgan | System::Fc => Learner::Gradient,
-                System::Ema => Learner::Ema,
-                System::Lc => Learner::Projector { source_dim: self.source_dim },
-            },
-            factorize: false,
-            normalize: self.normalize,
-            restart: self.restart.then(|| Rule { seed, ..Rule::default() }),
-            estimator: if self.rotation { Estimator::Rotation } else { Estimator::StraightThrough },
-            decay: self.decay,
-            seed,
-            ..QuantizerConfig::default()
-        }
-    }
-}
+pub use crate::shell::{Codes, Settings, System};
 
 /// Weights of the loss terms; those of 0 are not computed.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -152,20 +75,11 @@ pub struct Config {
     pub losses: Losses,
     /// The adversary, if any.
     pub adversary: Option<Adversary>,
-    /// Of encoder, decoder and quantizer; the adversary has its own with the same settings.
-    pub optimizer: OptimizerConfig,
-    /// Steps of the whole run.
-    pub steps: u64,
-    /// Images a step.
-    pub batch: usize,
+    /// Of encoder, decoder and quantizer; the adversary has an optimizer of its own with the same settings.
+    #[serde(flatten)]
+    pub settings: Settings,
     /// How training crops vary.
     pub augment: Augment,
-    /// Decay of the weights' moving average, which then is what is evaluated.
-    pub average: Option<f64>,
-    /// Whether the networks compute in bf16; weights, losses and the quantizer stay f32.
-    pub amp: bool,
-    /// Of initial values, data order, crops and restarts.
-    pub seed: u64,
 }
 
 impl Config {
@@ -178,17 +92,13 @@ impl Config {
     /// The setting that does not fit, and what would.
     pub fn check(&self) -> Result<(), Failure> {
         self.backbone.check()?;
-        self.optimizer.check()?;
+        self.settings.check()?;
+        self.codes.check()?;
         let refuse = |what: String| Err(Failure::new(what));
-        if self.batch == 0 {
-            return refuse("--batch 0: a step takes at least one image".into());
-        }
-        if self.steps == 0 {
-            return refuse("--steps 0: a training takes at least one step".into());
-        }
-        for (name, value, most) in [("--codes", self.codes.codes, MAX_CODES), ("--dim", self.codes.dim, MAX_DIM)] {
-            if !(1..=most).contains(&value) {
-                return refuse(format!("{name} {value}: expected 1 to {most}"));
+        if let Backbone::Vit { encoder, decoder } = &self.backbone {
+            // The adversary's weight is found at the decoder's last layer, which must be a patch's colours.
+            if [encoder.channels, decoder.channels] != [COLOURS; 2] || decoder.out_conv.is_some() {
+                return refuse("a VQGAN's transformers have 3 channels and no `out_conv`".into());
             }
         }
         let Losses { l1, l2, logit_laplace, perceptual, commitment, codebook } = self.losses;
@@ -203,11 +113,6 @@ impl Config {
             );
         }
         self.augment.check()?;
-        if let Some(decay) = self.average
-            && !(0.0..1.0).contains(&decay)
-        {
-            return refuse(format!("--average {decay}: expected a decay in 0..1"));
-        }
         if let Some(adversary) = &self.adversary {
             match &adversary.judge {
                 Judge::Patch(net) => net.check(self.backbone.image_size())?,

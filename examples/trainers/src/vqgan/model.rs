@@ -7,7 +7,7 @@ use burn::tensor::backend::Backend;
 use super::config::{Adversary, Config, Judge};
 use crate::nets::patchgan::PatchDiscriminator;
 use crate::nets::stylegan::StyleDiscriminator;
-use crate::nets::{Decoder, Encoder};
+use crate::nets::{Decoder, Encoder, as_grid, as_rows};
 use crate::params::settle;
 
 /// What the optimizer of the generator's side trains; the codes are the quantizer's own.
@@ -28,26 +28,18 @@ impl<B: Backend> Autoencoder<B> {
     pub fn new(config: &Config, device: &B::Device) -> Self {
         let (backbone, dim) = (&config.backbone, config.codes.dim);
         let module = Self { encoder: backbone.encoder(dim, device), decoder: backbone.decoder(dim, device) };
-        settle(module, config.seed ^ AUTOENCODER)
+        settle(module, config.settings.seed ^ AUTOENCODER)
     }
 
     /// Latents of images as rows `[batch · h · w, dim]`, in raster order, and their grid `[batch, h, w]`.
     pub fn rows(&self, images: Tensor<B, 4>) -> (Tensor<B, 2>, [usize; 3]) {
-        let latents = self.encoder.forward(images);
-        let [batch, dim, height, width] = latents.dims();
-        (latents.permute([0, 2, 3, 1]).reshape([batch * height * width, dim]), [batch, height, width])
+        as_rows(self.encoder.forward(images))
     }
 
     /// Images of rows, which are [`rows`](Self::rows)' layout.
     pub fn images(&self, rows: Tensor<B, 2>, grid: [usize; 3]) -> Tensor<B, 4> {
         self.decoder.forward(as_grid(rows, grid))
     }
-}
-
-/// Rows `[batch · h · w, dim]` as `[batch, dim, h, w]`.
-pub fn as_grid<B: Backend>(rows: Tensor<B, 2>, [batch, height, width]: [usize; 3]) -> Tensor<B, 4> {
-    let [_, dim] = rows.dims();
-    rows.reshape([batch, height, width, dim]).permute([0, 3, 1, 2])
 }
 
 /// The network that tells images from reconstructions.
@@ -67,7 +59,7 @@ impl<B: Backend> Discriminator<B> {
             Judge::Patch(net) => Self::Patch(net.init(device)),
             Judge::Style(net) => Self::Style(net.init(device)),
         };
-        settle(module, config.seed ^ DISCRIMINATOR)
+        settle(module, config.settings.seed ^ DISCRIMINATOR)
     }
 
     /// Logits of images `[batch, 3, height, width]` in [-1, 1]: one for each patch, or one for each image; `[n]`.

@@ -6,11 +6,11 @@ use clap::{Parser, ValueEnum};
 
 use super::config::{Config, GanLoss, Judge, System};
 use super::presets::Preset;
-use crate::backend::Device;
 use crate::common::failure::Failure;
 use crate::nets::Backbone;
 use crate::nets::patchgan::PatchConfig;
 use crate::nets::stylegan::StyleConfig;
+use crate::shell::{CodeOptions, DataOptions, RunOptions, SettingOptions};
 
 /// Networks of the `small` preset.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -45,36 +45,15 @@ pub struct Options {
     /// Networks, where the preset leaves the choice (small, tiny).
     #[arg(long, value_enum, default_value = "cnn")]
     pub backbone: Net,
-    /// A directory or .tar file of images, all of which are held in memory, 3 bytes a pixel [default: scenes that are rendered].
-    #[arg(long)]
-    pub data: Option<PathBuf>,
-    /// How many scenes are rendered, where no data is given.
-    #[arg(long, default_value_t = 1024)]
-    pub scenes: usize,
-    /// Share of the images that is held out for testing.
-    #[arg(long, default_value_t = 0.1)]
-    pub hold_out: f64,
+    /// The images, all of which are held in memory, 3 bytes a pixel.
+    #[command(flatten)]
+    pub data: DataOptions,
     /// Train on only so many images of the training part, by lot.
     #[arg(long)]
     pub images: Option<usize>,
     /// VQGAN-LC's centres, from build_codebook [default: built from the data with a frozen random encoder].
     #[arg(long)]
     pub codebook: Option<PathBuf>,
-    /// Number of codes.
-    #[arg(long)]
-    pub codes: Option<usize>,
-    /// Dimensions of a code.
-    #[arg(long)]
-    pub dim: Option<usize>,
-    /// Compare latents and codes after l2 normalization: true or false.
-    #[arg(long)]
-    pub l2_norm: Option<bool>,
-    /// Restart stale codes: true or false.
-    #[arg(long)]
-    pub restart: Option<bool>,
-    /// Gradients by the rotation trick instead of straight through.
-    #[arg(long)]
-    pub rotation: bool,
     /// Height and width of the images, pixels.
     #[arg(long)]
     pub image_size: Option<usize>,
@@ -117,54 +96,18 @@ pub struct Options {
     /// Weight of the adversarial loss.
     #[arg(long)]
     pub gan: Option<f64>,
-    /// Training steps.
-    #[arg(long)]
-    pub steps: Option<u64>,
-    /// Images a step.
-    #[arg(long)]
-    pub batch: Option<usize>,
-    /// Learning rate after the warm-up.
-    #[arg(long)]
-    pub lr: Option<f64>,
-    /// Steps of warm-up.
-    #[arg(long)]
-    pub warmup: Option<u64>,
-    /// Decoupled weight decay.
-    #[arg(long)]
-    pub weight_decay: Option<f64>,
-    /// Largest length of all gradients together.
-    #[arg(long)]
-    pub clip: Option<f64>,
-    /// Decay of the weights' moving average, which then is what is evaluated.
-    #[arg(long)]
-    pub average: Option<f64>,
-    /// Compute the networks in bf16.
-    #[arg(long)]
-    pub amp: bool,
-    /// Seed of everything random.
-    #[arg(long, default_value_t = 0)]
-    pub seed: u64,
-    /// Where to compute: cpu, or cuda[:N] in a build with --features cuda.
-    #[arg(long, default_value = "cpu")]
-    pub device: Device,
-    /// Steps between checkpoints.
-    #[arg(long, default_value_t = 200)]
-    pub save_every: u64,
-    /// Steps between lines of the log.
-    #[arg(long, default_value_t = 10)]
-    pub log_every: u64,
     /// Tokens per code over which utilization is counted after the training.
     #[arg(long, default_value_t = 10)]
     pub tokens_per_code: usize,
-    /// Go on from the checkpoint in --out.
-    #[arg(long)]
-    pub resume: bool,
-    /// Where results go.
-    #[arg(long, default_value = "out/vqgan")]
-    pub out: PathBuf,
-    /// Print the result as one line of JSON.
-    #[arg(long)]
-    pub json: bool,
+    /// Changes of the preset's codes.
+    #[command(flatten)]
+    pub code: CodeOptions,
+    /// Changes of the preset's settings.
+    #[command(flatten)]
+    pub settings: SettingOptions,
+    /// Where it computes, and what it writes when.
+    #[command(flatten)]
+    pub run: RunOptions,
 }
 
 impl Options {
@@ -173,35 +116,19 @@ impl Options {
     /// # Errors
     /// Options that contradict each other or a preset.
     pub fn config(&self) -> Result<Config, Failure> {
-        for (name, value) in [("--save-every", self.save_every), ("--log-every", self.log_every)] {
-            if value == 0 {
-                return Err(Failure::new(format!("{name} must be at least 1")));
-            }
-        }
+        self.run.check()?;
         let mut config = self.preset.config(self.model, self.backbone == Net::Vit);
         self.resize(&mut config.backbone);
         let set = |to: &mut f64, value: Option<f64>| *to = value.unwrap_or(*to);
-        let (codes, losses, optimizer) = (&mut config.codes, &mut config.losses, &mut config.optimizer);
-        codes.codes = self.codes.unwrap_or(codes.codes);
-        codes.dim = self.dim.unwrap_or(codes.dim);
-        codes.normalize = self.l2_norm.unwrap_or(codes.normalize);
-        codes.restart = self.restart.unwrap_or(codes.restart);
-        codes.rotation |= self.rotation;
+        let losses = &mut config.losses;
         set(&mut losses.l1, self.l1);
         set(&mut losses.l2, self.l2);
         set(&mut losses.logit_laplace, self.logit_laplace);
         set(&mut losses.perceptual, self.perceptual_weight);
         set(&mut losses.commitment, self.commitment);
         set(&mut losses.codebook, self.codebook_term);
-        set(&mut optimizer.lr, self.lr);
-        set(&mut optimizer.weight_decay, self.weight_decay);
-        optimizer.warmup = self.warmup.unwrap_or(optimizer.warmup);
-        optimizer.clip = self.clip.or(optimizer.clip);
-        config.steps = self.steps.unwrap_or(config.steps);
-        config.batch = self.batch.unwrap_or(config.batch);
-        config.average = self.average.or(config.average);
-        config.amp |= self.amp;
-        config.seed = self.seed;
+        self.code.apply(&mut config.codes);
+        self.settings.apply(&mut config.settings);
         self.change_adversary(&mut config)?;
         Ok(config)
     }

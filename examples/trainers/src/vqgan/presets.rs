@@ -5,7 +5,7 @@
 
 use clap::ValueEnum;
 
-use super::config::{Adversary, Codes, Config, GanLoss, Judge, Losses, System};
+use super::config::{Adversary, Codes, Config, GanLoss, Judge, Losses, Settings, System};
 use crate::data::Augment;
 use crate::nets::Backbone;
 use crate::nets::cnn::CnnConfig;
@@ -105,13 +105,15 @@ fn lc(system: System, backbone: CnnConfig) -> Config {
             adaptive: true,
             r1: None,
         }),
-        optimizer: OptimizerConfig { warmup: 5 * epoch, cosine: true, ..adam(1e-4, 0.5, 0.9, 1e-7) },
-        steps: epochs * epoch,
-        batch: batch as usize,
+        settings: Settings {
+            optimizer: OptimizerConfig { warmup: 5 * epoch, cosine: true, ..adam(1e-4, 0.5, 0.9, 1e-7) },
+            steps: epochs * epoch,
+            batch: batch as usize,
+            average: None,
+            amp: false,
+            seed: 0,
+        },
         augment: Augment::VQGAN_LC,
-        average: None,
-        amp: false,
-        seed: 0,
     }
 }
 
@@ -130,9 +132,12 @@ fn taming() -> Config {
             adaptive: true,
             r1: None,
         }),
-        optimizer: adam(4.5e-6 * batch as f64, 0.5, 0.9, 1e-8),
-        steps: 500_000,
-        batch,
+        settings: Settings {
+            optimizer: adam(4.5e-6 * batch as f64, 0.5, 0.9, 1e-8),
+            steps: 500_000,
+            batch,
+            ..config.settings
+        },
         ..config
     }
 }
@@ -152,8 +157,11 @@ fn vit_vqgan(encoder: VitConfig, decoder: VitConfig) -> Config {
             adaptive: false,
             r1: Some((40.0, 16)),
         }),
-        optimizer: OptimizerConfig { weight_decay: 1e-4, ..adam(1e-4, 0.9, 0.99, 1e-8) },
-        steps: 500_000,
+        settings: Settings {
+            optimizer: OptimizerConfig { weight_decay: 1e-4, ..adam(1e-4, 0.9, 0.99, 1e-8) },
+            steps: 500_000,
+            ..config.settings
+        },
         ..config
     }
 }
@@ -167,18 +175,20 @@ fn four_m() -> Config {
         backbone: Backbone::vit(VitConfig::vit_b()),
         losses: Losses { l1: 0.0, l2: 1.0, logit_laplace: 0.0, perceptual: 1.0, commitment: 1.0, codebook: 0.0 },
         adversary: None,
-        optimizer: OptimizerConfig {
-            weight_decay: 0.05,
-            clip: Some(1.0),
-            warmup: 5 * epoch,
-            cosine: true,
-            ..adam(1e-4 * batch as f64 / 256.0, 0.9, 0.99, 1e-8)
+        settings: Settings {
+            optimizer: OptimizerConfig {
+                weight_decay: 0.05,
+                clip: Some(1.0),
+                warmup: 5 * epoch,
+                cosine: true,
+                ..adam(1e-4 * batch as f64 / 256.0, 0.9, 0.99, 1e-8)
+            },
+            steps: 50 * epoch,
+            batch: batch as usize,
+            average: Some(0.99),
+            ..config.settings
         },
-        steps: 50 * epoch,
-        batch: batch as usize,
         augment: Augment::FOUR_M,
-        average: Some(0.99),
-        ..config
     }
 }
 
@@ -203,9 +213,12 @@ fn small(system: System, vit: bool) -> Config {
             start: 225,
             ..config.adversary.unwrap_or_else(|| unreachable!("VQGAN-LC has an adversary"))
         }),
-        optimizer: OptimizerConfig { warmup: 50, cosine: true, ..adam(1e-3, 0.5, 0.9, 1e-7) },
-        steps: 300,
-        batch: 8,
+        settings: Settings {
+            optimizer: OptimizerConfig { warmup: 50, cosine: true, ..adam(1e-3, 0.5, 0.9, 1e-7) },
+            steps: 300,
+            batch: 8,
+            ..config.settings
+        },
         augment: Augment { min_scale: 0.7, flip: true },
         ..config
     }
@@ -232,9 +245,12 @@ fn tiny(system: System, vit: bool) -> Config {
             start: 4,
             ..adversary
         }),
-        optimizer: OptimizerConfig { warmup: 2, ..config.optimizer },
-        steps: 8,
-        batch: 4,
+        settings: Settings {
+            optimizer: OptimizerConfig { warmup: 2, ..config.settings.optimizer },
+            steps: 8,
+            batch: 4,
+            ..config.settings
+        },
         ..config
     }
 }

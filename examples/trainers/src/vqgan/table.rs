@@ -7,11 +7,9 @@ use burn::tensor::backend::AutodiffBackend;
 use clap::Parser;
 use serde::Serialize;
 use serde_json::Value;
-use vq_kernels::Pool;
 
 use super::evaluate::{Evaluation, evaluate};
-use super::report::write_json;
-use super::run::{Data, check_data, pool};
+use super::run::{Data, check_data};
 use super::trained::Trained;
 use super::trainer::TrainBackend;
 use crate::backend::Device;
@@ -22,6 +20,7 @@ use crate::common::plots::bars_svg;
 use crate::common::terminal::print;
 use crate::losses::perceptual::Perceptual;
 use crate::on_device;
+use crate::shell::{DataOptions, pool, write_json};
 
 /// Evaluates trained models on the same images, and puts them side by side.
 #[derive(Clone, Debug, Parser)]
@@ -30,15 +29,9 @@ pub struct Options {
     /// Directories of train_vqgan, or checkpoint files.
     #[arg(required = true)]
     pub runs: Vec<PathBuf>,
-    /// A directory or .tar file of images [default: scenes that are rendered].
-    #[arg(long)]
-    pub data: Option<PathBuf>,
-    /// How many scenes are rendered, where no data is given.
-    #[arg(long, default_value_t = 1024)]
-    pub scenes: usize,
-    /// Share of the images that was held out in the training.
-    #[arg(long, default_value_t = 0.1)]
-    pub hold_out: f64,
+    /// The images, as in the trainings.
+    #[command(flatten)]
+    pub data: DataOptions,
     /// Evaluate on images that the models were not trained and tested on.
     #[arg(long)]
     pub other_data: bool,
@@ -98,7 +91,7 @@ fn run_on<B: TrainBackend>(options: &Options, device: B::Device) -> Result<(), F
     }
     let perceptual =
         Perceptual::<B::InnerBackend>::load(options.perceptual.as_deref(), options.lpips.as_deref(), &device)?;
-    let pool: Arc<dyn Pool + Send + Sync> = Arc::new(pool()?);
+    let pool = pool()?;
     let centres = options.codebook.as_deref().map(codebook::load).transpose()?;
     let mut rows: Vec<Row> = Vec::new();
     for run in &options.runs {
@@ -114,7 +107,7 @@ fn run_on<B: TrainBackend>(options: &Options, device: B::Device) -> Result<(), F
         eprintln!("evaluating    {name}");
         let size = trained.config.backbone.image_size();
         perceptual.check_size(size, size)?;
-        let data = Data::open(options.data.as_deref(), options.scenes, options.hold_out, &trained.config)?;
+        let data = Data::open(&options.data, &trained.config)?;
         check_data(&path, &data, options.other_data)?;
         let evaluation = evaluate(&trained, Some(&perceptual), &data, options.tokens_per_code)?;
         let fid = fid::<B>(options, &trained, &data)?;

@@ -286,6 +286,72 @@ def discriminator(net, equalised, batch, size):
     return found
 
 
+def unet(channels=3, condition=5, patch=2, base=16, multipliers=(1, 2), res_blocks=2, attention=(2,), size=16, steps=(3, 977)):
+    """Dhariwal and Nichol 2021's UNet on patches, with codes beside them; norms in groups of four channels or more."""
+    p = Parameters(False)
+
+    def layer(x, name, out, kernel, stride=1):
+        weight = p.get_or_make(f"{name}.weight", out, x.shape[1], kernel, kernel)
+        return F.conv2d(x, weight, p.get_or_make(f"{name}.bias", out), stride, kernel // 2)
+
+    def linear(x, name, out):
+        return x @ p.get_or_make(f"{name}.weight", x.shape[1], out) + p.get_or_make(f"{name}.bias", out)
+
+    def norm(x, name):
+        count = x.shape[1]
+        groups = max([1] + [g for g in range(2, min(32, count // 4) + 1) if count % g == 0])
+        return F.group_norm(x, groups, *(p.get_or_make(f"{name}.{part}", count) for part in ("gamma", "beta")), eps=1e-5)
+
+    def res_block(x, name, out, time):
+        h = layer(F.silu(norm(x, f"{name}.norm1")), f"{name}.conv1", out, 3)
+        h = h + linear(F.silu(time), f"{name}.temb_proj", out)[:, :, None, None]
+        h = layer(F.silu(norm(h, f"{name}.norm2")), f"{name}.conv2", out, 3)
+        return (x if x.shape[1] == out else layer(x, f"{name}.nin_shortcut", out, 1)) + h
+
+    def attend(x, name):
+        h = norm(x, f"{name}.norm")
+        q, k, v = (layer(h, f"{name}.{part}", x.shape[1], 1).flatten(2).transpose(1, 2) for part in "qkv")
+        h = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(x.shape)
+        return x + layer(h, f"{name}.proj_out", x.shape[1], 1)
+
+    def stage(x, name, out, time, attends):
+        x = res_block(x, f"{name}.block", out, time)
+        return attend(x, f"{name}.attn") if attends else x
+
+    xt = images("images.xt", len(steps), size).requires_grad_()
+    codes = uniform("codes", len(steps) * condition * 16).reshape(len(steps), condition, 4, 4).requires_grad_()
+    grid = size // patch
+    x = F.pixel_unshuffle(xt, patch)
+    x = torch.cat([x, codes.repeat_interleave(grid // 4, 2).repeat_interleave(grid // 4, 3)], 1)
+    angles = torch.tensor(steps).double()[:, None] * 10000 ** (-torch.arange(base // 2).double() / (base // 2))
+    time = torch.cat([angles.cos(), angles.sin()], 1)
+    time = linear(F.silu(linear(time, "time_in", 4 * base)), "time_out", 4 * base)
+    x = layer(x, "conv_in", base * multipliers[0], 3)
+    skips = [x]
+    for level, multiplier in enumerate(multipliers):
+        for i in range(res_blocks):
+            x = stage(x, f"down.{level}.stages.{i}", base * multiplier, time, 2**level in attention)
+            skips.append(x)
+        if level + 1 < len(multipliers):
+            x = layer(x, f"down.{level}.down", x.shape[1], 3, 2)
+            skips.append(x)
+    x = res_block(x, "mid.block_1", x.shape[1], time)
+    x = res_block(attend(x, "mid.attn_1"), "mid.block_2", x.shape[1], time)
+    for place, (level, multiplier) in enumerate(reversed(list(enumerate(multipliers)))):
+        for i in range(res_blocks + 1):
+            x = torch.cat([x, skips.pop()], 1)
+            x = stage(x, f"up.{place}.stages.{i}", base * multiplier, time, 2**level in attention)
+        if level:
+            x = x.repeat_interleave(2, 2).repeat_interleave(2, 3)
+            x = layer(x, f"up.{place}.up.conv", x.shape[1], 3)
+    x = F.pixel_shuffle(layer(F.silu(norm(x, "norm_out")), "conv_out", 2 * channels * patch**2, 3), patch)
+    x.square().mean().backward()
+    # Every seventh: a wrong one makes all in front of it wrong.
+    gradients = {name: samples(p[name].grad, 4) for name in sorted(p)[::7]}
+    at = {"xt": samples(xt.grad), "codes": samples(codes.grad)}
+    return {"output": samples(x), "gradients": gradients, "at": at, "parameters": sum(v.numel() for v in p.values())}
+
+
 golden = {
     "perceptual": {
         "vgg": perceptual(vgg, "vgg", 34),
@@ -297,6 +363,7 @@ golden = {
     "clip": {"huggingface": clip(True), "openai": clip(False)},
     "patch_gan": discriminator(patch_gan, False, 2, 32),
     "style_gan": discriminator(style_gan, True, 8, 16),
+    "unet": unet(),
 }
 path = pathlib.Path(__file__).with_name("golden.json")
 path.write_text(json.dumps(golden, indent=1) + "\n")

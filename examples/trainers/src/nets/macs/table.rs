@@ -9,6 +9,7 @@ use crate::nets::Backbone;
 use crate::nets::cnn::CnnConfig;
 use crate::nets::patchgan::PatchConfig;
 use crate::nets::stylegan::StyleConfig;
+use crate::nets::unet::UnetConfig;
 use crate::nets::vit::VitConfig;
 
 /// A codebook's sizes.
@@ -46,11 +47,11 @@ pub struct Row {
     pub name: String,
     /// Height and width of the image, pixels.
     pub image_size: usize,
-    /// Tokens of the image; none for a discriminator.
+    /// Tokens of the image; none for a network alone.
     pub tokens: Option<u64>,
-    /// The codes; none for a discriminator.
+    /// The codes; none for a network alone.
     pub codebook: Option<Codebook>,
-    /// Encoder and decoder, or the discriminator.
+    /// Encoder and decoder, or the one network.
     pub network: Cost,
     /// Parameters of the projector.
     pub projector_weights: u64,
@@ -100,8 +101,8 @@ impl Row {
         })
     }
 
-    /// A discriminator of one image of this height and width.
-    pub fn discriminator(name: &str, image_size: usize, network: Cost) -> Self {
+    /// A network alone, a discriminator or half of a tokenizer, of one image of this height and width.
+    pub fn network(name: &str, image_size: usize, network: Cost) -> Self {
         Self {
             name: name.to_owned(),
             image_size,
@@ -148,16 +149,30 @@ pub fn published() -> Result<Vec<Row>, Failure> {
     {
         let mut cost = Cost::default();
         config.init::<Host>(&device).cost([256; 2], &mut cost);
-        rows.push(Row::discriminator(name, 256, cost));
+        rows.push(Row::network(name, 256, cost));
     }
     let mut cost = Cost::default();
     StyleConfig::new(256).init::<Host>(&device).cost([256; 2], &mut cost);
-    rows.push(Row::discriminator("StyleGAN2", 256, cost));
+    rows.push(Row::network("StyleGAN2", 256, cost));
     Ok(rows)
 }
 
-/// The rows as text in aligned columns.
-pub fn text(rows: &[Row]) -> String {
+/// 4M's tokenizers with a diffusion decoder in two halves: the decoder's costs are those of one of its many steps.
+pub fn diffusion() -> Vec<Row> {
+    let device = Default::default();
+    let vit = VitConfig::vit_b();
+    let (size, mut encoder, mut decoder) = ([vit.image_size; 2], Cost::default(), Cost::default());
+    let unet = UnetConfig::four_m(vit.channels);
+    vit.encoder::<Host>(unet.condition, &device).cost(size, &mut encoder);
+    unet.init::<Host>(&device).cost(size, &mut decoder);
+    vec![
+        Row::network("4M ViT-B, encoder", vit.image_size, encoder),
+        Row::network("4M UNet, patches of 4, one step", vit.image_size, decoder),
+    ]
+}
+
+/// Groups of rows as text in aligned columns.
+pub fn text(groups: &[&[Row]]) -> String {
     let heads = [
         "",
         "px",
@@ -175,7 +190,8 @@ pub fn text(rows: &[Row]) -> String {
         "projector",
     ];
     let mut lines = vec![heads.map(str::to_owned)];
-    for row in rows {
+    let breaks: Vec<usize> = groups.iter().map(|rows| rows.len()).collect();
+    for row in groups.iter().copied().flatten() {
         let or_none = |text: Option<String>| text.unwrap_or_else(|| "-".into());
         let giga = |macs: u64| if macs == 0 { "-".into() } else { format!("{:.3}", macs as f64 / 1e9) };
         lines.push([
@@ -197,13 +213,22 @@ pub fn text(rows: &[Row]) -> String {
     }
     let width = |column: usize| lines.iter().map(|line| line[column].chars().count()).max().unwrap_or(0);
     let widths: [usize; 14] = core::array::from_fn(width);
-    let mut text = String::new();
-    for line in &lines {
-        for (column, cell) in line.iter().enumerate() {
-            let width = widths[column];
+    let line = |cells: &[String; 14]| {
+        let mut text = String::new();
+        for (column, (cell, width)) in cells.iter().zip(widths).enumerate() {
             text += &if column == 0 { format!("{cell:width$}") } else { format!("  {cell:>width$}") };
         }
-        text.push('\n');
+        text + "\n"
+    };
+    let (head, mut rest) = lines.split_at(1);
+    let mut text: String = head.iter().map(&line).collect();
+    for (place, &count) in breaks.iter().enumerate() {
+        let (group, after) = rest.split_at(count);
+        if place > 0 {
+            text.push('\n');
+        }
+        text.extend(group.iter().map(&line));
+        rest = after;
     }
     text + NOTES
 }
@@ -234,13 +259,20 @@ mod tests {
     #[test]
     fn columns_are_aligned_and_show_the_published_figures() {
         let rows = published().expect("all sizes fit");
-        let text = text(&rows);
+        let text = text(&[&rows, &diffusion()]);
         let lines: Vec<&str> = text.lines().take(rows.len() + 1).collect();
         assert!(lines.iter().all(|line| line.chars().count() == lines[0].chars().count()), "{text}");
         assert!(lines[1].starts_with("VQGAN f16 ") && lines[1].contains(" 71.71  ") && lines[1].contains(" 195.08 "));
         assert!(
             lines[2].starts_with("VQGAN-LC f16 ") && lines[2].contains(" 71.72  ") && lines[2].contains(" 195.70 ")
         );
+    }
+
+    #[test]
+    fn groups_stand_apart() {
+        let text = text(&[&diffusion(), &diffusion()]);
+        let lines: Vec<&str> = text.lines().collect();
+        assert!(lines[3].is_empty() && lines[6].is_empty() && lines[1..3] == lines[4..6], "{text}");
     }
 
     #[test]

@@ -66,7 +66,7 @@ fn quantizer_times<B: TrainBackend>(
 ) -> Result<Vec<f64>, Failure> {
     let (handle, config) = (trainer.quantizer(), trainer.config());
     let (latents, _) = trainer.trained().rows(images.inner());
-    let mut adam = handle.read(|quantizer| learning::optimizer(quantizer, config.optimizer.constants()));
+    let mut adam = handle.read(|quantizer| learning::optimizer(quantizer, config.settings.optimizer.constants()));
     let mut times = Vec::new();
     for i in 0..=repeats {
         let rows = Tensor::<B, 2>::from_inner(latents.clone()).require_grad();
@@ -78,7 +78,7 @@ fn quantizer_times<B: TrainBackend>(
             let _gradients = loss.backward();
             handle.update()?;
             let cpu = handle.cpu();
-            handle.with(|quantizer| learning::apply(quantizer, &mut adam, &cpu, config.optimizer.lr))
+            handle.with(|quantizer| learning::apply(quantizer, &mut adam, &cpu, config.settings.optimizer.lr))
         })?;
         if i > 0 {
             times.push(seconds);
@@ -101,7 +101,7 @@ fn timed<B: TrainBackend>(device: &B::Device, work: impl FnOnce() -> Result<(), 
 
 /// Synthetic centres `[codes, source_dim]`, uniform in ±√3, so of variance 1: how long a step takes does not depend on them.
 fn centres(config: &Config) -> Vec<f32> {
-    let mut random = SplitMix64::new(config.seed);
+    let mut random = SplitMix64::new(config.settings.seed);
     let half = 3.0_f32.sqrt();
     (0..config.codes.codes * config.codes.source_dim).map(|_| random.uniform(-half, half)).collect()
 }
@@ -109,6 +109,9 @@ fn centres(config: &Config) -> Vec<f32> {
 /// One batch of rendered scenes.
 fn images<B: TrainBackend>(config: &Config, device: &B::Device) -> Result<Tensor<B, 4>, Failure> {
     let size = config.backbone.image_size();
-    let scenes = Dataset::open(&Source::Scenes { count: config.batch, size, seed: config.seed }, false)?;
-    Ok(Batches::new(&scenes, size, config.batch, config.augment, config.seed)?.get(0).to_tensor(device))
+    let scenes =
+        Dataset::open(&Source::Scenes { count: config.settings.batch, size, seed: config.settings.seed }, false)?;
+    Ok(Batches::new(&scenes, size, config.settings.batch, config.augment, config.settings.seed)?
+        .get(0)
+        .to_tensor(device))
 }
