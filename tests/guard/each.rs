@@ -46,6 +46,8 @@ pub fn searches<E: Element>(cpu: &Cpu, shape: Shape, place: Place, to: impl Fn(f
         (Metric::Cosine, Packing::Int8),
         (Metric::L2, Packing::Int8),
         (Metric::Cosine, Packing::Caps),
+        (Metric::Cosine, Packing::Bf16),
+        (Metric::L2, Packing::Bf16),
         (Metric::L2, Packing::F32),
     ] {
         let len = PackedCodebook::lines_len(k, dim, metric, packing);
