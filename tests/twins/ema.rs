@@ -229,10 +229,21 @@ fn coarsening(gpu: &Gpu) {
     for shift in [1, 2, 3, 39, 41, 60, 61, 62, 63, 64, 90, 200] {
         let host = Statistics::from_parts(vec![full; sums.len()], sums.clone(), 1, -149).expect("within weights");
         let mut device = upload(gpu, &host);
+        let there = upload(gpu, &host);
         let mut host = host;
         host.coarsen(-149 + shift);
         device.coarsen(gpu, -149 + shift).expect("fits");
         assert_same(gpu, &device, &host, &format!("by {shift}"));
+        // -- by exponents that only the device knows; then by a smaller one, which changes nothing
+        let exponent = gpu.upload(&[-149i32]);
+        for needed in [-149 + shift, -149] {
+            let (needed, coarser) = (gpu.upload(&[needed]), there.as_parts().1);
+            let args = [(sums.len() as u64).into(), (&exponent).into(), (&needed).into(), coarser.into()];
+            gpu.run("ema", "coarsen_there", sums.len(), 256, &args);
+            gpu.run("ema", "exponent_raise", 1, 1, &[(&needed).into(), (&exponent).into()]);
+            assert_eq!(gpu.read(&exponent), [-149 + shift]);
+            assert_eq!(gpu.read(coarser), host.as_parts().1, "by {shift}, there");
+        }
     }
 }
 

@@ -207,7 +207,7 @@ fn projected_centres() {
 fn the_status_names_rows_of_the_whole_batch() {
     let (gpu, cpu) = (Gpu::default(), Cpu::new());
     for config in [config(), Config { inputs: 6, factorize: false, ..config() }] {
-        let mut here = Quantizer::new(config, Initial::Normal).expect("a configuration");
+        let here = Quantizer::new(config, Initial::Normal).expect("a configuration");
         let memory = gpu.room(DeviceQuantizer::memory_len(&gpu, &config, 10).expect("a configuration"));
         let mut there = DeviceQuantizer::new(&gpu, config, 10, memory).expect("a configuration");
         let (count, width) = (35, config.inputs);
