@@ -17,6 +17,7 @@ mod sources;
 mod work;
 
 pub use build::{Built, Job, Stage, Watch, build};
+pub(crate) use file::hex;
 pub use file::{About, Centres, Figures, hash_of, load};
 pub use groups::Grouping;
 pub use options::{Options, run};

@@ -80,7 +80,7 @@ pub fn hash_of(values: &[f32]) -> String {
 }
 
 /// The end of a hash, in hexadecimal.
-pub(super) fn hex(hash: Sha256) -> String {
+pub(crate) fn hex(hash: Sha256) -> String {
     hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 

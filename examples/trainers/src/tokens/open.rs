@@ -9,6 +9,7 @@ use burn::tensor::{Tensor, TensorData};
 use sha2::{Digest, Sha256};
 
 use super::about::{About, Sample};
+use crate::codebook::hex;
 use crate::common::failure::{At, Failure};
 use crate::data::maps::Modality;
 use crate::diffusion::Sampler;
@@ -100,7 +101,7 @@ fn hash_of(path: &Path) -> Result<String, Failure> {
     let (mut hash, mut bytes) = (Sha256::new(), vec![0; 1 << 20]);
     loop {
         match file.read(&mut bytes).at("read", path)? {
-            0 => return Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()),
+            0 => return Ok(hex(hash)),
             read => hash.update(bytes.get(..read).unwrap_or_default()),
         }
     }

@@ -66,8 +66,7 @@ pub struct SentenceReport {
     pub tokens: usize,
     /// Sentences whose tokens, decoded, read, written and encoded again, were not the same tokens.
     pub differing: usize,
-    /// The largest distance of a coordinate, or of a share of a field's bin, from what it was; held to 0.5 / 999 for
-    /// coordinates.
+    /// The largest distance of a coordinate from what it was, at most 0.5 / 999; of metadata 0.
     pub worst: f64,
 }
 

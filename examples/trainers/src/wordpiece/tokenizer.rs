@@ -8,6 +8,7 @@ use tokenizers::{ModelWrapper, OffsetReferential, OffsetType, PreTokenizer, Toke
 
 use super::classes::Classes;
 use super::special::{BINS, EOS, KINDS, PAD, SOS, UNK, value};
+use crate::codebook::hex;
 use crate::common::failure::{At, Context, Failure};
 use crate::common::files::write_atomic;
 
@@ -53,7 +54,7 @@ impl WordPiece {
         names.sort_unstable_by_key(|(id, _)| **id);
         let classes = Classes::new(names.into_iter().map(|(_, token)| token.content.clone()))?;
         let json = tokenizer.to_string(false).map_err(|cause| refuse(cause.to_string()))?;
-        let hash = Sha256::digest(json).iter().map(|byte| format!("{byte:02x}")).collect();
+        let hash = hex(Sha256::new_with_prefix(json));
         Ok(Self { tokenizer, classes, hash, unknown: 1 })
     }
 
