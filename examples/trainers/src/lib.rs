@@ -28,12 +28,15 @@ pub mod diffusion;
 pub mod codebook;
 
 // How it is trained.
+pub mod divae;
+pub mod mlp_vqvae;
 pub mod optim;
 pub mod shell;
 pub mod vqgan;
 pub mod vqvae;
 
-pub mod mlp_vqvae;
+// Text as tokens.
+pub mod wordpiece;
 
 // What came out.
 pub mod metrics;

@@ -18,12 +18,14 @@ mod state;
 mod task;
 
 pub use checkpoint::{Checkpoint, Extra, identity, load_module};
+pub(crate) use coder::frozen;
 pub use coder::{Coder, SharedPool, pool};
 pub use codes::{Codes, System};
 pub use options::{CodeOptions, DataOptions, RunOptions, SettingOptions};
-pub use report::{counts_svg, curves_svg, pictures, read_log, utilization_svg, write_json};
+pub use report::{counts_svg, curves_svg, enlarged, pictures, read_log, utilization_svg, write_json};
 pub(crate) use run::CURE;
 pub use run::{Files, Line, Training, run_task, train};
 pub use settings::Settings;
+pub(crate) use state::MODEL;
 pub use state::{Coding, State, TrainBackend, Trained, Updated};
 pub use task::{Loss, Pass, Task, TrainedOf};

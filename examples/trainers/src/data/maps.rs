@@ -84,7 +84,10 @@ impl Maps {
         modality.check()?;
         let (name, stored) = match source {
             &Source::Scenes { count, size, seed } => (
-                format!("{modality} of {count} rendered scenes of {size} px, seed {seed}"),
+                match modality.is_vector() {
+                    true => format!("{count} made maps of {modality}, seed {seed}"),
+                    false => format!("{modality} of {count} rendered scenes of {size} px, seed {seed}"),
+                },
                 scenes::of_scenes(modality, count, size, seed, opening.progress)?,
             ),
             Source::Path(path) => {

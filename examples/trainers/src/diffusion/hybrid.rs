@@ -137,7 +137,7 @@ fn cdf<B: Backend>(x: Tensor<B, 4>) -> Tensor<B, 4> {
 }
 
 /// How many bits per dimension images cost whole: every term of the bound and the prior.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Bits {
     /// All of it.
     pub total: f64,

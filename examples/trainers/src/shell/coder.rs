@@ -132,7 +132,7 @@ pub(super) fn restore(prefix: &str, quantizer: &mut Quantizer, file: &mut Checkp
 }
 
 /// A quantizer that only encodes and decodes.
-pub(super) fn frozen(
+pub(crate) fn frozen(
     codes: &Codes,
     seed: u64,
     codebook: &[f32],

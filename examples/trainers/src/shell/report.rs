@@ -94,3 +94,14 @@ pub fn pictures(images: &[f32], size: usize) -> Vec<Rgb> {
     };
     images.chunks_exact(3 * area).enumerate().map(picture).collect()
 }
+
+/// A small picture, every pixel as a square, at least `side` pixels wide.
+pub fn enlarged(small: &Rgb, side: usize) -> Rgb {
+    let by = side.div_ceil(small.width.max(1)).max(1);
+    let (width, height) = (small.width * by, small.height * by);
+    let pixel = |at: usize| {
+        let from = at / width / by * small.width + at % width / by;
+        small.pixels[3 * from..3 * from + 3].iter().copied()
+    };
+    Rgb { name: small.name.clone(), width, height, pixels: (0..width * height).flat_map(pixel).collect() }
+}

@@ -24,7 +24,7 @@ pub trait TrainBackend: AutodiffBackend<InnerBackend: QuantizeBackend> + Quantiz
 impl<B: AutodiffBackend<InnerBackend: QuantizeBackend> + QuantizeBackend> TrainBackend for B {}
 
 /// Prefixes of tensor names in a checkpoint.
-pub(super) const MODEL: &str = "model.";
+pub(crate) const MODEL: &str = "model.";
 pub(super) const AVERAGE: &str = "average.";
 pub(super) const QUANTIZER: &str = "quantizer.";
 pub(super) const AVERAGE_QUANTIZER: &str = "average_quantizer.";

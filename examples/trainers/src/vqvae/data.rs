@@ -6,15 +6,17 @@ use burn::tensor::{Tensor, TensorData};
 use super::config::{Config, Modality, Scale};
 use super::model::Sample;
 use crate::common::failure::Failure;
-use crate::data::{Batches, Dataset, FixedCrops, HostBatch, fixed_crops};
-use crate::features::VisionEncoder;
-use crate::params::host;
+use crate::data::maps::{self, FixedMaps, MapBatch, MapBatches, Maps};
+
+mod features;
+
+pub use features::{FeatureMaps, Teacher};
 
 /// Seed of evaluation crops: one for all runs, so that their figures compare.
 const CROPS: u64 = 0;
 
-/// Training samples whose values the scale of features is taken from.
-const SCALE_SAMPLES: usize = 32;
+/// Samples that an evaluation sees at a time.
+pub const BATCH: usize = 16;
 
 /// Samples in the host's memory.
 #[derive(Clone, Debug, PartialEq)]
@@ -56,155 +58,143 @@ impl Samples {
 }
 
 /// Where a run's samples come from.
-pub struct Data<B: Backend> {
-    train: Batches,
-    fixed: FixedCrops,
-    held_out: FixedCrops,
-    /// What makes features of images; none where the images are the samples.
-    teacher: Option<Teacher<B>>,
+pub struct Data {
+    source: Source,
     scale: Scale,
 }
 
-/// A frozen network whose features are to be told.
-pub struct Teacher<B: Backend> {
-    /// The network.
-    pub net: VisionEncoder<B>,
-    /// Where it runs.
-    pub device: B::Device,
+enum Source {
+    /// Crops of images, labels or masks.
+    Maps { train: MapBatches, fixed: MapBatches, held_out: FixedMaps },
+    /// Whole maps of features.
+    Features { train: FeatureMaps, held_out: FeatureMaps, batch: usize, flip: bool, seed: u64 },
 }
 
-impl<B: Backend> Teacher<B> {
-    /// Features of images.
-    fn features(&self, images: &HostBatch) -> Samples {
-        let features = self.net.patch_features(images.to_tensor(&self.device));
-        let [count, channels, size, _] = features.dims();
-        Samples { values: Values::Numbers(host(features)), count, channels, size }
-    }
-}
-
-impl<B: Backend> Data<B> {
-    /// Images, or a teacher's features of them; `config` is fitted to what the teacher makes.
+impl Data {
+    /// Images, labels or masks, cut at random in training; `config` is fitted to the number of classes.
     ///
     /// # Errors
-    /// Images that cannot be cut to size, features that are all alike or not finite.
-    pub fn of_images(
-        train: &Dataset,
-        held_out: &Dataset,
-        teacher: Option<Teacher<B>>,
-        config: &mut Config,
-    ) -> Result<Self, Failure> {
-        let size = teacher.as_ref().map_or(config.size(), |teacher| teacher.net.input_size());
-        let settings = &config.settings;
-        let fixed = fixed_crops(train, size, usize::MAX >> 1, CROPS)?.augmented(config.augment)?;
-        let mut data = Self {
-            train: Batches::new(train, size, settings.batch, config.augment, settings.seed)?,
-            fixed,
-            held_out: fixed_crops(held_out, size, held_out.len(), CROPS)?,
-            teacher,
-            scale: Scale::ONE,
-        };
-        if data.teacher.is_some() {
-            let samples = data.fixed(0, SCALE_SAMPLES)?;
-            config.fit(samples.channels, samples.size)?;
-            data.scale = scale(&samples)?;
+    /// Maps that cannot be cut to size, or not those that the configuration is for.
+    pub fn of_maps(train: &Maps, held_out: &Maps, config: &mut Config) -> Result<Self, Failure> {
+        if let maps::Modality::Segmentation { classes } = train.modality() {
+            config.fit(classes, config.size());
         }
-        config.scale = data.scale;
-        Ok(data)
+        let (size, settings) = (config.size(), &config.settings);
+        let source = Source::Maps {
+            train: MapBatches::new(train, size, settings.batch, config.augment, settings.seed)?,
+            fixed: MapBatches::new(train, size, BATCH, config.augment, CROPS)?,
+            held_out: FixedMaps::new(held_out, size)?,
+        };
+        Ok(Self { source, scale: Scale::ONE })
     }
 
-    /// The name of the training part, and of what makes features of it.
-    pub fn name(&self) -> String {
-        let name = self.train.dataset().name();
-        self.teacher.as_ref().map_or(name.to_owned(), |teacher| format!("{} of {name}", teacher.net.name()))
+    /// Maps of features; `config` is fitted to their channels, grid and scale.
+    ///
+    /// # Errors
+    /// Features that are all alike or not finite.
+    pub fn of_features(train: FeatureMaps, held_out: FeatureMaps, config: &mut Config) -> Result<Self, Failure> {
+        let scale = train.scale()?;
+        config.fit(train.channels, train.size);
+        config.scale = scale;
+        let (batch, flip, seed) = (config.settings.batch, config.augment.flip, config.settings.seed);
+        Ok(Self { source: Source::Features { train, held_out, batch, flip, seed }, scale })
+    }
+
+    /// The name of the training part.
+    pub fn name(&self) -> &str {
+        match &self.source {
+            Source::Maps { train, .. } => train.maps().name(),
+            Source::Features { train, .. } => &train.name,
+        }
     }
 
     /// The name of the held-out part.
     pub fn held_out_name(&self) -> String {
-        self.held_out.name()
+        match &self.source {
+            Source::Maps { held_out, .. } => held_out.name(),
+            Source::Features { held_out, .. } => held_out.name.clone(),
+        }
     }
 
     /// Training samples of an epoch.
     pub fn len(&self) -> usize {
-        self.train.dataset().len()
+        match &self.source {
+            Source::Maps { train, .. } => train.maps().len(),
+            Source::Features { train, .. } => train.count(),
+        }
     }
 
     /// Whether there are none: never.
     pub fn is_empty(&self) -> bool {
-        self.train.dataset().is_empty()
+        self.len() == 0
     }
 
     /// Held-out samples.
     pub fn held_out_len(&self) -> usize {
-        self.held_out.len()
+        match &self.source {
+            Source::Maps { held_out, .. } => held_out.len(),
+            Source::Features { held_out, .. } => held_out.count(),
+        }
     }
 
     /// What a step sees: a function of the seed and the step.
-    ///
-    /// # Errors
-    /// As the parts.
-    pub fn batch(&self, step: u64) -> Result<Samples, Failure> {
-        self.samples(&self.train.get(step))
+    pub fn batch(&self, step: u64) -> Samples {
+        match &self.source {
+            Source::Maps { train, .. } => samples(train.maps(), train.get(step)),
+            Source::Features { train, batch, flip, seed, .. } => {
+                self.scaled(train.samples(train.visits(step, *batch, *flip, *seed)))
+            }
+        }
     }
 
-    /// The held-out samples `from..from + count`.
-    ///
-    /// # Errors
-    /// As the parts.
-    pub fn held_out(&self, from: usize, count: usize) -> Result<Samples, Failure> {
-        self.samples(&self.held_out.batch(from, count))
+    /// The held-out samples `from..from + count`: whole, or cut from the middle.
+    pub fn held_out(&self, from: usize, count: usize) -> Samples {
+        match &self.source {
+            Source::Maps { held_out, .. } => samples(held_out.maps(), held_out.batch(from, count)),
+            Source::Features { held_out, .. } => {
+                self.scaled(held_out.samples((from..from + count).map(|at| (at, false))))
+            }
+        }
     }
 
-    /// Training samples `from..from + count`, always the same ones: centre crops first, then others.
-    ///
-    /// # Errors
-    /// As the parts.
-    pub fn fixed(&self, from: usize, count: usize) -> Result<Samples, Failure> {
-        self.samples(&self.fixed.batch(from, count))
+    /// [`BATCH`] training samples by the batch's number, the same ones whatever the run's seed and batch.
+    pub fn fixed(&self, number: usize) -> Samples {
+        match &self.source {
+            Source::Maps { fixed, .. } => samples(fixed.maps(), fixed.get(number as u64)),
+            Source::Features { train, .. } => {
+                self.scaled(train.samples((number * BATCH..(number + 1) * BATCH).map(|at| (at, false))))
+            }
+        }
     }
 
-    fn samples(&self, images: &HostBatch) -> Result<Samples, Failure> {
-        let Some(teacher) = &self.teacher else {
-            let values = Values::Numbers(images.images.clone());
-            return Ok(Samples { values, count: images.len(), channels: 3, size: images.size });
-        };
-        let mut samples = teacher.features(images);
+    fn scaled(&self, mut samples: Samples) -> Samples {
         if let Values::Numbers(values) = &mut samples.values {
             values.iter_mut().for_each(|value| *value = self.scale.apply(*value));
         }
-        Ok(samples)
+        samples
     }
 }
 
-/// Mean and deviation of all values.
-fn scale(samples: &Samples) -> Result<Scale, Failure> {
-    let Values::Numbers(values) = &samples.values else { return Ok(Scale::ONE) };
-    let n = values.len().max(1) as f64;
-    let mean = values.iter().copied().map(f64::from).sum::<f64>() / n;
-    let deviation = (values.iter().map(|&value| (f64::from(value) - mean).powi(2)).sum::<f64>() / n).sqrt();
-    if !(deviation > 0.0 && deviation.is_finite()) {
-        return Err(Failure::new(format!("features of mean {mean} and deviation {deviation} have nothing to learn")));
-    }
-    Ok(Scale { mean: mean as f32, deviation: deviation as f32 })
+fn samples(maps: &Maps, batch: MapBatch) -> Samples {
+    let (count, channels, size) = (batch.len(), batch.channels, batch.size);
+    let values = match maps.modality().is_labels() {
+        true => Values::Classes(batch.to_labels()),
+        false => Values::Numbers(batch.values),
+    };
+    Samples { values, count, channels, size }
 }
 
 impl Config {
     /// Takes over what the data says of the networks' sizes: channels and grid of features, the number of classes.
-    ///
-    /// # Errors
-    /// Where the data is not what the configuration is for.
-    pub fn fit(&mut self, channels: usize, size: usize) -> Result<(), Failure> {
+    fn fit(&mut self, channels: usize, size: usize) {
         match &mut self.modality {
             Modality::Features => {
                 for vit in [&mut self.encoder, &mut self.decoder] {
                     (vit.channels, vit.image_size) = (channels, size);
                 }
-                Ok(())
             }
-            Modality::Labels { classes } => {
-                (*classes, self.decoder.channels) = (channels, channels);
-                Ok(())
-            }
-            Modality::Rgb | Modality::Masks => Ok(()),
+            Modality::Labels { classes } => (*classes, self.decoder.channels) = (channels, channels),
+            Modality::Rgb | Modality::Masks => {}
         }
     }
 }

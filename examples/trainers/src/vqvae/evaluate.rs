@@ -4,7 +4,7 @@ use burn::tensor::FloatDType;
 use serde::{Deserialize, Serialize};
 
 use super::config::{Modality, Reconstruction};
-use super::data::{Data, Samples, Values};
+use super::data::{BATCH, Data, Samples, Values};
 use super::model::loss;
 use super::tokenizer::{Tokenizer, classes};
 use crate::common::failure::Failure;
@@ -14,10 +14,7 @@ use crate::metrics::{Definition, Pair, UsageCounter, UsageReport};
 use crate::params::host;
 use crate::quantize::QuantizeBackend;
 
-/// Samples at a time.
-const BATCH: usize = 16;
-
-/// The most held-out samples that are reconstructed, and the training samples of which a mean predictor's mean is taken.
+/// The most held-out samples that are reconstructed, and the training samples of which a mean predictor's mean is taken: whole batches.
 const MOST_SAMPLES: usize = 1024;
 const MEAN_SAMPLES: usize = 256;
 
@@ -100,7 +97,7 @@ struct Sums {
 /// Ctrl-C; samples that are not finite; as the parts.
 pub fn evaluate<B: QuantizeBackend>(
     tokenizer: &Tokenizer<B>,
-    data: &Data<B>,
+    data: &Data,
     tokens_per_code: usize,
 ) -> Result<Evaluation, Failure> {
     let config = &tokenizer.config;
@@ -114,7 +111,7 @@ pub fn evaluate<B: QuantizeBackend>(
     let count = data.held_out_len().min(MOST_SAMPLES);
     let mut sums = Sums::default();
     each_batch("held-out samples", count, |from, n| {
-        let samples = data.held_out(from, n)?;
+        let samples = data.held_out(from, n);
         let (tokens, grid) = tokenizer.encode(samples.to_sample(&tokenizer.device))?;
         held_out_usage.add(&tokens)?;
         let output = tokenizer.decode(&tokens, grid)?.cast(FloatDType::F32);
@@ -190,17 +187,14 @@ impl Sums {
 }
 
 /// The mean of each channel over the first training samples; none of classes and masks.
-fn mean_predictor<B: QuantizeBackend>(
-    tokenizer: &Tokenizer<B>,
-    data: &Data<B>,
-) -> Result<Option<MeanPredictor>, Failure> {
+fn mean_predictor<B: QuantizeBackend>(tokenizer: &Tokenizer<B>, data: &Data) -> Result<Option<MeanPredictor>, Failure> {
     let config = &tokenizer.config;
     if config.loss.distance().is_none() {
         return Ok(None);
     }
     let mut predictor = MeanPredictor::new(config.decoder.channels);
-    each_batch("the mean predictor", data.len().min(MEAN_SAMPLES), |from, n| {
-        let samples = data.fixed(from, n)?;
+    each_batch("the mean predictor", MEAN_SAMPLES, |from, _| {
+        let samples = data.fixed(from / BATCH);
         let each = (samples.channels * samples.size * samples.size).max(1);
         match &samples.values {
             Values::Numbers(values) => values.chunks_exact(each).try_for_each(|map| predictor.add(map)),
@@ -213,15 +207,16 @@ fn mean_predictor<B: QuantizeBackend>(
 /// Counts codes over training samples: at least `tokens_per_code` tokens a code.
 fn usage<B: QuantizeBackend>(
     tokenizer: &Tokenizer<B>,
-    data: &Data<B>,
+    data: &Data,
     tokens_per_code: usize,
 ) -> Result<UsageCounter, Failure> {
     let config = &tokenizer.config;
     let count = config.codes.codes.saturating_mul(tokens_per_code.max(1)).div_ceil(config.tokens().max(1));
+    let count = count.div_ceil(BATCH) * BATCH;
     let set = format!("{}: {count} samples", data.name());
     let mut usage = UsageCounter::new(Definition::TrainingSet, set, config.codes.codes)?;
-    each_batch("utilization", count, |from, n| {
-        usage.add(&tokenizer.encode(data.fixed(from, n)?.to_sample(&tokenizer.device))?.0)
+    each_batch("utilization", count, |from, _| {
+        usage.add(&tokenizer.encode(data.fixed(from / BATCH).to_sample(&tokenizer.device))?.0)
     })?;
     Ok(usage)
 }

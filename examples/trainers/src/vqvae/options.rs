@@ -29,10 +29,16 @@ pub struct Options {
     /// Share of the samples that is held out for testing.
     #[arg(long, default_value_t = 0.1)]
     pub hold_out: f64,
+    /// Classes of label maps, 0 among them [default: the rendered scenes'; of COCO's categories give 91].
+    #[arg(long)]
+    pub classes: Option<usize>,
     /// Weights of the network whose features of the images are the samples: SqueezeNet or CLIP's vision tower, safetensors
     /// [default: a network with fixed random weights].
     #[arg(long)]
     pub teacher: Option<PathBuf>,
+    /// Crops of each image whose features are made.
+    #[arg(long, default_value_t = 4)]
+    pub views: usize,
     /// The loss of a reconstruction [default: the preset's].
     #[arg(long, value_enum)]
     pub loss: Option<Reconstruction>,

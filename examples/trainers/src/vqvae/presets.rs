@@ -129,7 +129,8 @@ fn four_m(modality: Modality, encoder: VitConfig, decoder: VitConfig, k: usize, 
         scale: Scale::ONE,
         settings: Settings {
             optimizer: OptimizerConfig {
-                lr: 1e-4 * batch as f64 / 256.0,
+                // 1e-4 for 256 samples, rounded once.
+                lr: batch as f64 / 2_560_000.0,
                 beta1: 0.9,
                 beta2: 0.99,
                 epsilon: 1e-8,
@@ -159,7 +160,8 @@ fn four_m_features(channels: usize, grid: usize, batch: u64) -> Config {
 /// The rate and length of a training of minutes.
 fn short(config: Config, steps: u64, batch: usize, lr: f64) -> Config {
     let optimizer = OptimizerConfig { lr, warmup: steps / 20 + 1, ..config.settings.optimizer };
-    Config { settings: Settings { optimizer, steps, batch, ..config.settings }, ..config }
+    // A moving average of 0.99 would still hold a share of the first weights.
+    Config { settings: Settings { optimizer, steps, batch, average: None, ..config.settings }, ..config }
 }
 
 fn small(kind: Kind) -> Config {
@@ -178,10 +180,10 @@ fn small(kind: Kind) -> Config {
             short(config, 400, 8, 1e-3)
         }
         Kind::Masks => {
-            let (encoder, config) = (vit(64, 16).with_channels(1), Preset::FourMMasks.config(kind));
-            // 4M's two blocks over one channel do nothing: see `OutConv`.
-            let decoder = VitConfig { out_conv: Some(OutConv { blocks: 2, width: 8 }), ..encoder.clone() };
-            short(Config { encoder, decoder, codes: codes(1024, 128), ..config }, 1000, 32, 1e-3)
+            // Without 4M's two blocks behind the decoder, which over one channel do nothing: see `OutConv`.
+            let (net, config) = (vit(64, 16).with_channels(1), Preset::FourMMasks.config(kind));
+            let (encoder, decoder, codes) = (net.clone(), net, codes(1024, 128));
+            short(Config { encoder, decoder, codes, ..config }, 1000, 32, 1e-3)
         }
     }
 }
@@ -191,7 +193,7 @@ fn tiny(kind: Kind) -> Config {
     let shrunk = |vit: VitConfig| VitConfig {
         image_size: if vit.patch == 1 { 4 } else { 16 },
         patch: if vit.patch == 1 { 1 } else { 4 },
-        out_conv: vit.out_conv.map(|_| OutConv { blocks: 1, width: 2 }),
+        out_conv: (vit.channels == 1).then_some(OutConv { blocks: 1, width: 2 }),
         ..VitConfig::new(16, 4, 16, 1, 2).with_channels(vit.channels.min(16))
     };
     let modality = match config.modality {

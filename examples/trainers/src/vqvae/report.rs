@@ -12,7 +12,7 @@ use crate::common::plots::sheet_png;
 use crate::metrics::{Frechet, Pca};
 use crate::params::host;
 use crate::quantize::QuantizeBackend;
-use crate::shell::{counts_svg, pictures};
+use crate::shell::{counts_svg, enlarged, pictures};
 
 /// Samples of a sheet.
 const SHEET: usize = 10;
@@ -27,11 +27,11 @@ const SIDE: usize = 112;
 pub fn draw<B: QuantizeBackend>(
     out: &Path,
     tokenizer: &Tokenizer<B>,
-    data: &Data<B>,
+    data: &Data,
     evaluation: &Evaluation,
 ) -> Result<(), Failure> {
     counts_svg(&out.join("counts.svg"), "training set", &evaluation.counts)?;
-    let samples = data.held_out(0, SHEET.min(data.held_out_len()))?;
+    let samples = data.held_out(0, SHEET.min(data.held_out_len()));
     let (tokens, grid) = tokenizer.encode(samples.to_sample(&tokenizer.device))?;
     let output = tokenizer.decode(&tokens, grid)?;
     let size = samples.size;
@@ -46,7 +46,8 @@ pub fn draw<B: QuantizeBackend>(
             [components.pictures(values), components.pictures(&host(output))]
         }
     };
-    let [originals, copies] = rows.map(|row| row.into_iter().map(enlarged).collect::<Vec<_>>());
+    let [originals, copies] =
+        rows.map(|row| row.into_iter().map(|picture| enlarged(&picture, SIDE)).collect::<Vec<_>>());
     sheet_png(&out.join("reconstruction.png"), &[originals.iter().collect(), copies.iter().collect()])
 }
 
@@ -130,19 +131,8 @@ fn positions(maps: &[f32], channels: usize, size: usize) -> Vec<f32> {
     (0..maps.len() / (channels * area).max(1)).flat_map(|map| (0..area).flat_map(move |at| row(map, at))).collect()
 }
 
-/// A small picture, every pixel as a square.
-fn enlarged(small: Rgb) -> Rgb {
-    let by = SIDE.div_ceil(small.width.max(1)).max(1);
-    let (width, height) = (small.width * by, small.height * by);
-    let pixel = |at: usize| {
-        let from = at / width / by * small.width + at % width / by;
-        small.pixels[3 * from..3 * from + 3].iter().copied()
-    };
-    Rgb { name: small.name.clone(), width, height, pixels: (0..width * height).flat_map(pixel).collect() }
-}
-
 /// For the person at the terminal.
-pub fn print_summary<B: QuantizeBackend>(config: &Config, data: &Data<B>, evaluation: &Evaluation) {
+pub fn print_summary(config: &Config, data: &Data, evaluation: &Evaluation) {
     let Evaluation { set, samples, loss, labels, masks, numbers, usage, held_out_usage, .. } = evaluation;
     let (grid, codes) = (config.grid(), &config.codes);
     eprintln!(

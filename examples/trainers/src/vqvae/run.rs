@@ -2,11 +2,14 @@
 
 use burn::module::AutodiffModule;
 
-use super::data::{Data, Teacher};
+use super::config::Config;
+use super::data::{Data, FeatureMaps, Teacher};
 use super::options::Options;
 use super::presets::Kind;
 use super::task::{KIND, VqvaeTask};
 use crate::common::failure::Failure;
+use crate::common::scenes::Class;
+use crate::data::maps::{Maps, Modality, Opening};
 use crate::data::{Dataset, Source};
 use crate::features::{VisionEncoder, load_vision_encoder};
 use crate::losses::perceptual::Perceptual;
@@ -29,21 +32,19 @@ fn run_on<B: TrainBackend>(options: &Options, device: B::Device) -> Result<(), F
     let (kind, mut config) = (options.kind()?, options.config()?);
     Files::of(&options.run.directory(KIND)).prepare(options.run.resume)?;
     let data = match kind {
-        Kind::Rgb | Kind::Features => {
-            let teacher = match kind {
-                Kind::Features => Some(teacher::<B>(options, &device)?),
-                Kind::Rgb | Kind::Semseg | Kind::Masks => None,
+        Kind::Features => features::<B>(options, &device, &mut config)?,
+        Kind::Rgb | Kind::Semseg | Kind::Masks => {
+            let modality = match kind {
+                Kind::Semseg => Modality::Segmentation { classes: options.classes.unwrap_or(Class::ALL.len()) },
+                Kind::Masks => Modality::Mask,
+                Kind::Rgb | Kind::Features => Modality::Rgb,
             };
-            let size = teacher.as_ref().map_or(config.size(), |teacher| teacher.net.input_size());
-            let needed = (size as f64 / f64::from(config.augment.min_scale)).ceil() as usize;
-            let source = match &options.data {
-                Some(path) => Source::Path(path.clone()),
-                None => Source::Scenes { count: options.scenes, size: needed.min(2 * size), seed: 0 },
-            };
-            let (train, held_out) = Dataset::open(&source, true)?.shrunk(needed)?.split(options.hold_out, SPLIT)?;
-            Data::of_images(&train, &held_out, teacher, &mut config)?
+            let needed = (config.size() as f64 / f64::from(config.augment.min_scale)).ceil() as usize;
+            let opening = Opening { progress: true, ..Opening::default() };
+            let maps = Maps::open(modality, &source(options, needed), &opening)?;
+            let (train, held_out) = maps.split(options.hold_out, SPLIT)?;
+            Data::of_maps(&train, &held_out, &mut config)?
         }
-        Kind::Semseg | Kind::Masks => return Err(Failure::new("not yet")),
     };
     config.check()?;
     let perceptual = match config.perceptual > 0.0 {
@@ -56,6 +57,30 @@ fn run_on<B: TrainBackend>(options: &Options, device: B::Device) -> Result<(), F
     };
     let task = VqvaeTask::<B> { config, data, perceptual, tokens_per_code: options.tokens_per_code };
     run_task(&task, &options.run, pool()?, device)
+}
+
+/// The given data, or scenes that crops of the size can be cut from.
+fn source(options: &Options, size: usize) -> Source {
+    match &options.data {
+        Some(path) => Source::Path(path.clone()),
+        None => Source::Scenes { count: options.scenes, size, seed: 0 },
+    }
+}
+
+/// Maps of a file, or a teacher's features of images.
+fn features<B: TrainBackend>(options: &Options, device: &B::Device, config: &mut Config) -> Result<Data, Failure> {
+    if let Some(path) = options.data.as_deref().filter(|path| path.extension().is_some_and(|end| end == "safetensors"))
+    {
+        let (train, held_out) = FeatureMaps::open(path)?.split(options.hold_out, SPLIT)?;
+        return Data::of_features(train, held_out, config);
+    }
+    let teacher = teacher::<B>(options, device)?;
+    let size = teacher.net.input_size();
+    let needed = (size as f64 / f64::from(config.augment.min_scale)).ceil() as usize;
+    let images = Dataset::open(&source(options, size), true)?.shrunk(needed)?;
+    let (train, held_out) = images.split(options.hold_out, SPLIT)?;
+    let held_out = teacher.features(&held_out, 1, config.augment)?;
+    Data::of_features(teacher.features(&train, options.views, config.augment)?, held_out, config)
 }
 
 /// The network whose features are told.

@@ -24,7 +24,7 @@ pub struct VqvaeTask<B: TrainBackend> {
     /// The settings.
     pub config: Config,
     /// The samples.
-    pub data: Data<B::InnerBackend>,
+    pub data: Data,
     /// The perceptual distance, where it has a weight.
     pub perceptual: Option<Perceptual<B>>,
     /// Tokens per code over which utilization is counted.
@@ -62,7 +62,7 @@ impl<B: TrainBackend> Task<B> for VqvaeTask<B> {
 
     fn inputs(&self) -> [String; 2] {
         let perceptual = self.perceptual.as_ref().map_or("none", Perceptual::name);
-        [self.data.name(), perceptual.to_owned()]
+        [self.data.name().to_owned(), perceptual.to_owned()]
     }
 
     fn epoch(&self) -> usize {
@@ -75,7 +75,7 @@ impl<B: TrainBackend> Task<B> for VqvaeTask<B> {
 
     fn loss(&self, pass: Pass<'_, B, Autoencoder<B>>) -> Result<Loss<B>, Failure> {
         let Some(quantizer) = pass.quantizer else { unreachable!("every VQ-VAE has a quantizer") };
-        let sample: Sample<B> = self.data.batch(pass.step)?.to_sample(pass.device);
+        let sample: Sample<B> = self.data.batch(pass.step).to_sample(pass.device);
         let (rows, grid) = pass.model.rows(sample.clone(), pass.dtype);
         let quantized = quantizer.forward(rows).context(|| "the quantizer".into())?;
         let output = pass.model.samples(quantized.output.clone(), grid);

@@ -33,17 +33,11 @@ pub(super) fn of_path(modality: Modality, path: &Path, opening: &Opening) -> Res
         })?,
         Modality::Normals => {
             let files = Files::new(path, "_normal", &["png", "jpg", "jpeg"])?;
-            files.visit(progress, |name, image| {
-                all.push(normals(name, image)?);
-                Ok(())
-            })?;
+            files.visit(progress, |name, image| normals(name, image).map(|map| all.push(map)))?;
         }
         Modality::Depth => {
             let files = Files::new(path, "_depth_mm", &["png"])?;
-            files.visit(progress, |name, image| {
-                all.push(distances(name, image)?);
-                Ok(())
-            })?;
+            files.visit(progress, |name, image| distances(name, image).map(|map| all.push(map)))?;
         }
         Modality::Segmentation { .. } => {
             let files = Files::new(path, "_sem", &["png"])?;

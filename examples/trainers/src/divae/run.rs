@@ -1,0 +1,46 @@
+//! A whole training, from options to results.
+
+use std::sync::Arc;
+
+use super::data::Data;
+use super::frozen::Frozen;
+use super::options::Options;
+use super::task::{DivaeTask, KIND};
+use crate::common::failure::Failure;
+use crate::data::Source;
+use crate::on_device;
+use crate::shell::{Files, TrainBackend, pool, run_task};
+
+/// Trains, saves, evaluates, reports.
+///
+/// # Errors
+/// Options, files and losses that do not allow it, in words; Ctrl-C after saving.
+pub fn run(options: &Options) -> Result<(), Failure> {
+    on_device!(options.run.device, run_on, options)
+}
+
+fn run_on<B: TrainBackend>(options: &Options, device: B::Device) -> Result<(), Failure> {
+    options.run.check()?;
+    let mut config = options.config()?;
+    let effort = options.effort(&config)?;
+    Files::of(&options.run.directory(KIND)).prepare(options.run.resume)?;
+    let pool = pool()?;
+    let frozen = match &options.encoder {
+        Some(path) => {
+            let frozen = Frozen::open(path, Some(Arc::clone(&pool)), &device)?;
+            frozen.fit(&mut config)?;
+            Some(frozen)
+        }
+        None => None,
+    };
+    let source = match &options.data.data {
+        Some(path) => Source::Path(path.clone()),
+        None => {
+            let needed = (config.size() as f64 / f64::from(config.augment.min_scale)).ceil() as usize;
+            Source::Scenes { count: options.data.scenes, size: needed, seed: 0 }
+        }
+    };
+    let data = Data::open(&source, options.data.hold_out, &config)?;
+    let task = DivaeTask::<B> { diffusion: config.diffusion(), config, data, effort, frozen };
+    run_task(&task, &options.run, pool, device)
+}
