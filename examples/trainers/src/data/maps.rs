@@ -28,7 +28,7 @@ pub use batches::{FixedMaps, MapBatch, MapBatches, Resolutions};
 pub use edges::canny;
 pub use modality::{Mirror, Modality, Resampling};
 pub use numbers::vector_width;
-pub use pictures::picture_of;
+pub use pictures::{label_colour, picture_of};
 pub use poses::{JOINTS, PARENTS, POSE, rotation_matrix};
 pub use stored::{Map, Scale};
 
