@@ -33,7 +33,7 @@ fn searches(c: &mut Criterion) {
         [(1, 100_000, 8), (1, 100_000, 32), (1024, 16_384, 8), (1024, 16_384, 32), (384, 16_384, 256)]
     {
         let (x, book) = (unit_rows(rows, dim, 1), unit_rows(codes, dim, 2));
-        let packed = PackedCodebook::with_packing(mat(&book, codes, dim), Metric::Cosine, Packing::Int8).unwrap();
+        let packed = PackedCodebook::with_packing(mat(&book, codes, dim), Metric::Cosine, Packing::Bf16).unwrap();
         let mut expected = [0u32];
         search::reference(mat(&x[..dim], 1, dim), mat(&book, codes, dim), Metric::Cosine, &mut expected, None);
         group.throughput(Throughput::Elements((rows * codes) as u64));
@@ -58,7 +58,7 @@ fn packings(c: &mut Criterion) {
         let book = unit_rows(codes, dim, 2);
         let book = mat(&book, codes, dim);
         group.throughput(Throughput::Elements(codes as u64));
-        for packing in [Packing::F32, Packing::Int8, Packing::Caps] {
+        for packing in [Packing::F32, Packing::Int8, Packing::Bf16, Packing::Caps] {
             let mut packed = PackedCodebook::with_packing(book, Metric::Cosine, packing).unwrap();
             group.bench_function(BenchmarkId::new(format!("{packing:?}"), format!("{codes}x{dim}")), |b| {
                 b.iter(|| packed.repack(black_box(book)).unwrap());

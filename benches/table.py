@@ -16,6 +16,7 @@ a = ap.parse_args()
 
 DIMS = (8, 32, 256)
 WAYS = (
+    ("amx", "coarse"),  # no line where the machine has none
     ("avx512vnni", "pruned"),
     ("avx512vnni", "coarse"),
     ("avx512", "f32"),

@@ -31,6 +31,9 @@ __device__ __forceinline__ double total_in_rows(u64 high, u64 low) {
     return (double)top * wide_power_of_two(shift - FRACTION_BITS);
 }
 
+// Whether two totals are more than a code takes. Those that no rows give may be too large to add.
+__device__ __forceinline__ bool too_much(i64 a, i64 b) { return b > 0 ? a > FULL - b : a + b > FULL; }
+
 // An average that moves; below 2^-100 it becomes 0.
 __device__ __forceinline__ float moved(double decay, float average, double value) {
     float to = (float)(decay * (double)average + (1.0 - decay) * value);
@@ -68,7 +71,7 @@ extern "C" __global__ void accumulate_ref(const float* x, const u32* codes, cons
         if (beyond == dim && bits > limit_bits(exponent)) beyond = i;
     }
     if (most >= INFINITE) {
-        if (left_out) add_u32(left_out, 1);
+        if (left_out) count_u32(left_out, 1);
         return;
     }
     if (beyond < dim) {
@@ -98,12 +101,11 @@ extern "C" __global__ void merge_ref(const i64* other_totals, const i64* other_s
                                      i64* totals, i64* sums, Status* status) {
     u64 k = (u64)blockIdx.x * blockDim.x + threadIdx.x;
     if (k >= count) return;
-    i64 n = totals[k] + other_totals[k];
-    if (n > FULL) {
+    if (too_much(totals[k], other_totals[k])) {
         refuse(status, OVERFLOWN, op, k, (u32)k, count);
         return;
     }
-    totals[k] = n;
+    totals[k] += other_totals[k];
     #pragma unroll 1
     for (u32 i = 0; i < dim; i++) sums[k * dim + i] += other_sums[k * dim + i];
 }
@@ -256,7 +258,7 @@ extern "C" __global__ void __launch_bounds__(128) accumulate(
         }
     }
     u32 left = __popc(__ballot_sync(ALL, k != NO_CODE && !finite));
-    if (lane == 0 && left && left_out) add_u32(left_out, left);
+    if (lane == 0 && left && left_out) count_u32(left_out, left);
     if (!finite) k = NO_CODE;
     if (k != NO_CODE && !within) {
         u32 i = 0;
@@ -335,12 +337,11 @@ extern "C" __global__ void __launch_bounds__(256) merge(
     i64 n = k < count ? other_totals[k] : 0;
     bool hit = n != 0;
     if (hit) {
-        n += totals[k];
-        if (n > FULL) {
+        if (too_much(totals[k], n)) {
             refuse(status, OVERFLOWN, op, k, (u32)k, count);
             hit = false;
         } else {
-            totals[k] = n;
+            totals[k] += n;
         }
     }
     u32 hits = __ballot_sync(ALL, hit);
@@ -351,12 +352,8 @@ extern "C" __global__ void __launch_bounds__(256) merge(
     }
 }
 
-// Sums to the coarser unit 2^shift, rounded once to even.
-extern "C" __global__ void __launch_bounds__(256) coarsen(u64 len, u32 shift, i64* sums) {
-    u64 at = (u64)blockIdx.x * blockDim.x + threadIdx.x;
-    if (at >= len) return;
-    i64 sum = sums[at];
-    if (sum == 0) return;
+// A sum to the coarser unit 2^shift, rounded once to even.
+__device__ __forceinline__ i64 coarsened(i64 sum, u32 shift) {
     // Magnitudes are up to 2^62: nothing of them, nor a half that is rounded up, is left after 63 places.
     i64 coarse = 0;
     if (shift < 63) {
@@ -364,7 +361,24 @@ extern "C" __global__ void __launch_bounds__(256) coarsen(u64 len, u32 shift, i6
         u64 rest = (u64)sum - ((u64)coarse << shift), half = 1ull << shift >> 1;
         coarse += rest > half || (rest == half && half > 0 && coarse & 1) ? 1 : 0;
     }
-    sums[at] = coarse;
+    return coarse;
+}
+
+extern "C" __global__ void __launch_bounds__(256) coarsen(u64 len, u32 shift, i64* sums) {
+    u64 at = (u64)blockIdx.x * blockDim.x + threadIdx.x;
+    if (at < len && sums[at] != 0) sums[at] = coarsened(sums[at], shift);
+}
+
+// As `coarsen`, by exponents that only the device knows: the sums' own, and the one that is needed.
+extern "C" __global__ void __launch_bounds__(256) coarsen_there(u64 len, const int* exponent, const int* needed,
+                                                                i64* sums) {
+    u64 at = (u64)blockIdx.x * blockDim.x + threadIdx.x;
+    int shift = min(*needed - *exponent, 100);
+    if (at < len && shift > 0 && sums[at] != 0) sums[at] = coarsened(sums[at], (u32)shift);
+}
+
+extern "C" __global__ void exponent_raise(const int* needed, int* exponent) {
+    if (threadIdx.x == 0 && *needed > *exponent) *exponent = *needed;
 }
 
 extern "C" __global__ void __launch_bounds__(256) zero(u64 words, u32* room) {

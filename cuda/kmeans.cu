@@ -43,9 +43,10 @@ extern "C" __global__ void distances_ref(const float* x, const float* centres, u
 // -- tuned: up to 32 threads a centre
 
 extern "C" __global__ void __launch_bounds__(256) move_centres(
-    const i64* totals, const i64* sums, u32 count, u32 dim, u32 width, int exponent, u32 keep, u32 cosine, double* seen,
-    float* centres) {
+    const i64* totals, const i64* sums, u32 count, u32 dim, u32 width, int exponent, const int* exponent_there, u32 keep,
+    u32 cosine, double* seen, float* centres) {
     Lane lane = lane_of(count, width);
+    if (exponent_there) exponent = *exponent_there;
     i64 n = totals[lane.row];
     lane.active = lane.active && n > 0;
     if (!__any_sync(ALL, lane.active)) return;

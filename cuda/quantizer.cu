@@ -11,6 +11,15 @@ extern "C" __global__ void __launch_bounds__(256) mask_rows(const float* seen, u
     if (lane.active && lane.at == 0 && wild) codes[lane.row] = NO_CODE;
 }
 
+// Notes a code that does not exist and a weight outside 0..=1, by their rows in a batch that is then worked on in parts.
+extern "C" __global__ void __launch_bounds__(256) check_rows(const u32* codes, const float* weights, u32 rows, u32 count,
+                                                             u32 op, Status* status) {
+    u64 row = (u64)blockIdx.x * blockDim.x + threadIdx.x;
+    if (row >= rows) return;
+    if (codes) code_of(codes, row, count, status, op);
+    weight_of(weights, row, status, op);
+}
+
 // Zeros the rows that have no code; where `wild` is set, those that are not finite, too.
 extern "C" __global__ void __launch_bounds__(256) clear_rows(const u32* codes, u32 rows, u32 cols, u32 width, u32 wild,
                                                              float* values) {

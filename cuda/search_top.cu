@@ -33,15 +33,16 @@ __device__ void top_ref(const E* x, const float* weights, const float* codebook,
 
 static const u32 THREADS = 256;
 
-// -- tuned
+// -- tuned: `rows` rows from `begin` on
 
 template <typename E>
-__device__ __forceinline__ void top(const E* x, const float* weights, const float* codebook, const float* half_norms, u32 rows,
-                                    u32 codes, u32 dim, u32 vector, u32 m, u64* keys, Status* status, u32 op) {
+__device__ __forceinline__ void top(const E* x, const float* weights, const float* codebook, const float* half_norms, u32 begin,
+                                    u32 rows, u32 codes, u32 dim, u32 vector, u32 m, u64* keys, Status* status, u32 op) {
     __shared__ u32 histogram[256], wanted, digit, found;
-    for (u64 row = blockIdx.x; row < rows; row += gridDim.x) {
+    for (u64 at = blockIdx.x; at < rows; at += gridDim.x) {
+        u64 row = begin + at;
         const E* q = x + row * dim;
-        u64* mine = keys + row * m;
+        u64* mine = keys + at * m;
         bool searched = weight_of(weights, row, status, op) > 0.0f;
         auto key = [&](u32 k) -> u64 {
             float s = chain(q, codebook + (u64)k * dim, dim, half_norms ? half_norms[k] : 0.0f, vector);
@@ -133,9 +134,9 @@ extern "C" __global__ void __launch_bounds__(256) search_mth(const Candidate* be
         top_ref(x, weights, codebook, half_norms, rows, codes, dim, m, best, status, op);                                \
     }                                                                                                                    \
     extern "C" __global__ void __launch_bounds__(256) search_top_##SUFFIX(                                               \
-        const E* x, const float* weights, const float* codebook, const float* half_norms, u32 rows, u32 codes, u32 dim,  \
-        u32 vector, u32 m, u64* keys, Status* status, u32 op) {                                                          \
-        top(x, weights, codebook, half_norms, rows, codes, dim, vector, m, keys, status, op);                            \
+        const E* x, const float* weights, const float* codebook, const float* half_norms, u32 begin, u32 rows,           \
+        u32 codes, u32 dim, u32 vector, u32 m, u64* keys, Status* status, u32 op) {                                      \
+        top(x, weights, codebook, half_norms, begin, rows, codes, dim, vector, m, keys, status, op);                     \
     }
 TOP(f32, float)
 TOP(f16, f16)

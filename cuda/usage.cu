@@ -9,7 +9,7 @@ extern "C" __global__ void count_ref(const u32* codes, const float* weights, u32
     u64 row = (u64)blockIdx.x * blockDim.x + threadIdx.x;
     if (row >= rows) return;
     u32 k = code_of(codes, row, count, status, op);
-    if (weight_of(weights, row, status, op) > 0.0f && k != NO_CODE) add_i64((i64*)counts + k, 1);
+    if (weight_of(weights, row, status, op) > 0.0f && k != NO_CODE) count_u64(counts + k, 1);
 }
 
 extern "C" __global__ void active_ref(const u64* counts, u32 count, u32* out) {
@@ -63,7 +63,7 @@ extern "C" __global__ void __launch_bounds__(256) count(
     u32 heads = __ballot_sync(ALL, lane == 0 || former != k);
     u32 after = lane == 31 ? 0 : heads >> (lane + 1);
     u32 run = after ? (u32)__ffs((int)after) : 32 - lane;
-    if (heads >> lane & 1 && k != NO_CODE) add_i64((i64*)counts + k, run);
+    if (heads >> lane & 1 && k != NO_CODE) count_u64(counts + k, run);
 }
 
 // One block walks over all codes, so that nothing but the result is written.

@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
 """Mutants of the kernels, all in one build: each is compiled in behind a switch, and VQ_MUTANT chooses one.
 
-    python3 fuzz/mutants.py FOLDER [first [last]]     # FOLDER: a copy of the repository is made and built there
+    python3 fuzz/mutants.py FOLDER [first [last]]     # FOLDER: a copy of the repository is made and built there; first .. last
 
 A mutant is (file, old text, new text[, which occurrence]); `old` is an expression, or statements that end in `;`.
-It counts as found when the fuzz driver or one of the suites fails with it; what survives is printed at the end.
+It counts as found when the fuzz driver or one of the suites fails with it; what survives is printed at the end, with the
+reason why it may (REASONS). The suites are built by tests/portable, without what only examples and benchmarks need.
 """
 
 import os, pathlib, re, shutil, subprocess, sys
@@ -109,21 +110,21 @@ MUTANTS = [
     ("ops/search/top.rs", "child + 1 < len && self", "child + 2 < len && self"),
     ("ops/search/top.rs", "PANEL.min(codebook.codes() - p * PANEL)", "PANEL"),
     # -- the coarse pass
-    ("ops/search/coarse.rs", "poison != 0.0 ||", "false ||"),
-    ("ops/search/coarse.rs", "norm * residual + error * coarse_norm", "error * coarse_norm"),
-    ("ops/search/coarse.rs", "norm * residual + error * coarse_norm", "norm * residual"),
-    ("ops/search/coarse.rs", "+ half_norm_error + chain", "+ chain"),
-    ("ops/search/coarse.rs", "+ half_norm_error + chain", "+ half_norm_error"),
-    ("ops/search/coarse.rs", "2.0 * bound / unit", "1.0 * bound / unit"),
-    ("ops/search/coarse.rs", "128 * sums.iter().sum::<i32>()", "127 * sums.iter().sum::<i32>()"),
-    ("ops/search/coarse.rs", "f64::from(score) - self.bound", "f64::from(score)"),
-    ("ops/search/coarse.rs", "scores[lane] >= threshold", "scores[lane] > threshold"),
-    ("ops/search/coarse.rs", "self.threshold[i] = i32::MAX;", ";"),
-    ("ops/search/coarse.rs", "reached & ((1 << part.lanes.saturating_sub(from)) - 1)", "reached"),
-    ("ops/search/coarse.rs", "near.subgroup != first.subgroup", "near.subgroup > first.subgroup"),
+    ("ops/search/coarse/bytes.rs", "poison != 0.0 ||", "false ||"),
+    ("ops/search/coarse/bytes.rs", "norm * residual + error * coarse_norm", "error * coarse_norm"),
+    ("ops/search/coarse/bytes.rs", "norm * residual + error * coarse_norm", "norm * residual"),
+    ("ops/search/coarse/bytes.rs", "+ half_norm_error + chain", "+ chain"),
+    ("ops/search/coarse/bytes.rs", "+ half_norm_error + chain", "+ half_norm_error"),
+    ("ops/search/coarse/bytes.rs", "2.0 * bound / unit", "1.0 * bound / unit"),
+    ("ops/search/coarse/bytes.rs", "D::BIAS * sums.iter().sum::<i32>()", "(D::BIAS - 1) * sums.iter().sum::<i32>()"),
+    ("ops/search/coarse/bytes.rs", "f64::from(score) - self.bound", "f64::from(score)"),
+    ("ops/search/coarse/block.rs", "let reaches = near.score >= self.threshold[i]", "let reaches = near.score > self.threshold[i]"),
+    ("ops/search/coarse/block.rs", "self.threshold[i] = B::NEVER;", ";"),
+    ("ops/search/coarse/bytes.rs", "reached & ((1 << part.lanes.saturating_sub(from)) - 1)", "reached"),
+    ("ops/search/coarse.rs", "near.group != first.group", "near.group > first.group"),
     ("ops/search/coarse.rs", "best = if best.behind(&other) { other } else { best };", ";"),
     ("ops/search/coarse.rs", "zip(first..codebook.codes())", "zip(first..usize::MAX)"),
-    ("ops/search/coarse.rs", "coarse.abs() > 32_767.0", "false"),
+    ("ops/search/coarse/bytes.rs", "coarse.abs() > 32_767.0", "false"),
     ("ops/search/coarse.rs", "best.code == NO_CODE", "false"),
     # -- the pruned pass
     ("ops/search/pruned.rs", "score > 0.0 && t > 0.0", "true"),
@@ -159,6 +160,19 @@ MUTANTS = [
     ("kmeans.rs", "exponent > self.statistics.exponent()", "false"),
 ]
 
+# Survivors that change no result.
+REASONS = {
+    42: "the last whole register is then loaded as a remainder of N lanes, which is the same load",
+    65: "only the order of probing: rows take at most half of the slots, and as many are left on every other slot",
+    86: "a NaN in a row makes its error, so its bound, so its margin NaN, and then there is no margin either",
+    94: "the margin is rounded up by more than 1, so no code that is needed is ever just at the threshold",
+    100: "dead: what `fine` leaves of a factor up to 32,767 is at most a half, so `coarse` at most 32",
+    104: "SLACK is for roundings that must all fall the same way, which no input tried does; the proof in pruned.rs needs it",
+    108: "both thresholds, like the margin, are rounded by more than 1",
+    115: "the chain's term counts d + 1 roundings for d: what is to spare is more than the bounds lose by rounding down",
+    119: "what a projection or a norm makes of a row that is not finite is not finite either",
+}
+
 SWITCH = """
 #[doc(hidden)]
 #[allow(missing_docs)]
@@ -168,7 +182,8 @@ pub fn mutant(n: usize) -> bool {
 }
 """
 
-SUITES = ["determinism", "certificate", "differential", "errors", "gradients", "properties", "restart"]
+# The quick ones first.
+SUITES = ["errors", "gradients", "restart", "properties", "certificate", "differential", "determinism"]
 ENV = dict(os.environ, RUST_BACKTRACE="0", CARGO_PROFILE_RELEASE_INCREMENTAL="true")
 
 
@@ -275,7 +290,7 @@ def tell(n, by):
 
 def main():
     copy = pathlib.Path(sys.argv[1]).resolve() / "mutated"
-    first, last = [int(a) for a in sys.argv[2:]] or (0, len(MUTANTS))
+    first, last = ([int(a) for a in sys.argv[2:]] + [0, len(MUTANTS)][len(sys.argv) - 2:])[:2]
     if not copy.exists():
         shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns("target", ".git", "out", "mutants.out*"))
         write(copy)
@@ -290,16 +305,22 @@ def main():
         tell(n, by)
         survivors += [] if by else [n]
     if survivors:
-        command = ["cargo", "test", "--release", "--no-run"] + [a for suite in SUITES for a in ("--test", suite)]
+        command = ["cargo", "test", "--release", "--no-run", "--manifest-path", "tests/portable/Cargo.toml"]
+        command += ["--target-dir", str(copy / "portable")] + [a for suite in SUITES for a in ("--test", suite)]
         built = subprocess.run(command, cwd=copy, env=ENV, check=True, capture_output=True, text=True).stderr
-        runs = [(f"tests/{name}.rs", [str(copy / path)]) for name, path in re.findall(r"tests/(\w+)\.rs \((.*)\)", built)]
+        found = dict(re.findall(r"(\w+)\.rs \((.*)\)", built))
+        runs = [(f"tests/{name}.rs", [str(copy / found[name])]) for name in SUITES if name in found]
         assert len(runs) == len(SUITES) and found_by(None, runs, copy) is None, "the suites fail without a mutant"
         for n in list(survivors):
             by = found_by(n, runs, copy)
             tell(n, by)
             if by:
                 survivors.remove(n)
-    print(f"{last - first} mutants, {len(survivors)} survive: {survivors}")
+    for n in survivors:
+        print(f"{n:3} survives: {REASONS.get(n, 'WITHOUT A REASON')}")
+    unexplained = [n for n in survivors if n not in REASONS]
+    print(f"{last - first} mutants, {len(survivors)} survive, {len(unexplained)} of them without a reason: {unexplained}")
+    sys.exit(bool(unexplained))
 
 
 if __name__ == "__main__":

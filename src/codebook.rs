@@ -1,5 +1,6 @@
 //! The codebook as search reads it: panels of 64 codes, built once per codebook change.
 
+pub(crate) mod bf16;
 pub(crate) mod caps;
 pub(crate) mod int8;
 
@@ -8,6 +9,7 @@ use crate::error::{Error, Result, same};
 use crate::matrix::MatRef;
 use crate::ops::search::{HalfNorms, check_codebook};
 use crate::simd::Isa;
+use bf16::Bf16;
 use caps::Caps;
 use int8::{Int8, Panels};
 
@@ -49,6 +51,9 @@ pub enum Packing {
     /// with the same codes where the processor multiplies bytes (AVX2, faster with VNNI; NEON with dot products;
     /// WebAssembly).
     Int8,
+    /// Besides that copy in 8 bits, one in bf16 for the tiles of AMX: 64 bytes a code for each 32 dimensions, or for at
+    /// most 8. A faster search yet where the processor has [them](crate::Isa::amx()), and with more than a few rows.
+    Bf16,
     /// Besides the f32, for codes of unit length and at most 16 dimensions compared by [`Metric::Cosine`]: the codes in
     /// cells, for the [pruned](crate::ops::Search::Pruned) search, which visits a few percent of them. Packing takes
     /// about as long as searching 50,000 rows: for codebooks that stand still. What codes it cannot
@@ -59,7 +64,11 @@ pub enum Packing {
 impl Packing {
     /// The fastest for this machine.
     pub fn detect() -> Self {
-        if Isa::detect().coarse_from().is_some() { Self::Int8 } else { Self::F32 }
+        match Isa::detect() {
+            isa if Some(isa) == Isa::amx() => Self::Bf16,
+            isa if isa.coarse_from().is_some() => Self::Int8,
+            _ => Self::F32,
+        }
     }
 }
 
@@ -72,12 +81,13 @@ pub struct Line(pub [f32; 16]);
 unsafe impl bytemuck::Zeroable for Line {}
 // SAFETY: 16 f32 fill its 64 bytes without padding, and every bit pattern is a value of each.
 unsafe impl bytemuck::Pod for Line {}
+const _: () = assert!(size_of::<Line>() == 16 * size_of::<f32>());
 
 /// A codebook packed for search; `S` is the storage: `&[Line]`, `&mut [Line]`, `Vec<Line>`, …
 ///
 /// Panel `p` holds codes `64 p .. 64 p + 64` transposed, `[dim][64]`; the last one is filled up with
 /// NaN, which never wins. For [`Metric::L2`] the panels are followed by `h_k = −½ n_k` for each code, and
-/// for [`Packing::Int8`] by the copy in 8 bits.
+/// for [`Packing::Int8`] and [`Packing::Bf16`] by the copies.
 ///
 /// ```
 /// use vq_kernels::{Line, MatRef, Metric, PackedCodebook, Packing};
@@ -104,6 +114,7 @@ impl PackedCodebook<&[Line]> {
         let copy = match packing {
             Packing::F32 => 0,
             Packing::Int8 => int8::lines_len(codes, dim, half_norms),
+            Packing::Bf16 => int8::lines_len(codes, dim, half_norms).saturating_add(bf16::lines_len(codes, dim)),
             Packing::Caps if half_norms => 0,
             Packing::Caps => caps::lines_len(codes, dim),
         };
@@ -171,10 +182,15 @@ impl<S: AsRef<[Line]>> PackedCodebook<S> {
 
     /// The `h` of panel `p`'s codes; none for cosine, whose chains start at +0.
     pub(crate) fn half_norms(&self, p: usize) -> Option<&[f32]> {
+        self.all_half_norms().map(|h| &h[p * PANEL..][..PANEL])
+    }
+
+    /// All `h`, `[panels][64]`; none for cosine.
+    pub(crate) fn all_half_norms(&self) -> Option<&[f32]> {
         let floats: &[f32] = bytemuck::cast_slice(self.lines.as_ref());
         match self.metric {
             Metric::Cosine => None,
-            Metric::L2 => Some(&floats[(self.panels() * self.dim + p) * PANEL..][..PANEL]),
+            Metric::L2 => Some(&floats[self.panels() * self.dim * PANEL..][..self.panels() * PANEL]),
         }
     }
 
@@ -182,8 +198,15 @@ impl<S: AsRef<[Line]>> PackedCodebook<S> {
     pub(crate) fn int8(&self) -> Option<Int8<'_>> {
         let half_norms = self.metric == Metric::L2;
         let copy = &self.lines.as_ref()[f32_lines(self.codes, self.dim, half_norms)..];
-        let packed = self.packing == Packing::Int8;
+        let packed = matches!(self.packing, Packing::Int8 | Packing::Bf16);
         packed.then(|| Int8::new(copy, self.codes, self.dim, half_norms)).filter(|copy| copy.header.scale != 0.0)
+    }
+
+    /// The copy in bf16, where it is packed and the codes allow one.
+    pub(crate) fn bf16(&self) -> Option<Bf16<'_>> {
+        let (lines, len) = (self.lines.as_ref(), bf16::lines_len(self.codes, self.dim));
+        let packed = self.packing == Packing::Bf16;
+        packed.then(|| Bf16::new(&lines[lines.len() - len..], self.dim)).filter(|copy| copy.header.scale != 0.0)
     }
 
     /// The caps, where they are packed and the codes allow them.
@@ -280,10 +303,14 @@ impl<S: AsRef<[Line]> + AsMut<[Line]>> PackedCodebook<S> {
         let (codes, dim, all) = (self.codes, self.dim, self.panels() * self.dim * PANEL);
         let (f32s, lines) = self.lines.as_mut().split_at_mut(f32_lines(codes, dim, self.metric == Metric::L2));
         match self.packing {
-            Packing::Int8 => {
+            Packing::Int8 | Packing::Bf16 => {
                 let (values, half_norms) = bytemuck::cast_slice(f32s).split_at(all);
                 let panels = Panels { codes, dim, values, half_norms };
-                Isa::detect().run(int8::Pack { copy: lines, panels, codebook, changed });
+                let (copy, rest) = lines.split_at_mut(int8::lines_len(codes, dim, !half_norms.is_empty()));
+                Isa::detect().run(int8::Pack { copy, panels, codebook, changed });
+                if self.packing == Packing::Bf16 {
+                    Isa::detect().run(bf16::Pack { copy: rest, half_norms, codebook, changed });
+                }
             }
             Packing::Caps if !lines.is_empty() => Isa::detect().run(caps::Pack { lines, codebook, changed }),
             Packing::Caps | Packing::F32 => {}

@@ -35,6 +35,7 @@
 //! }
 //! ```
 
+mod arena;
 mod codebook;
 mod device;
 mod error;

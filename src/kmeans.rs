@@ -9,6 +9,7 @@
 //! clustering" (WWW 2010), algorithm 1.
 
 use alloc::collections::BTreeMap;
+use alloc::collections::btree_map::Entry;
 use alloc::vec::Vec;
 
 use crate::codebook::{Line, Metric, PackedCodebook};
@@ -100,6 +101,19 @@ pub struct Pass {
     pub refilled: usize,
 }
 
+impl Pass {
+    /// Of `rows` rows with a centre, of that weight and sum of weighted squared distances.
+    pub(crate) fn new(rows: u64, weight: f64, squared: f64, empty: usize, refilled: usize) -> Self {
+        let inertia = if weight > 0.0 { squared / weight } else { 0.0 };
+        Self { rows, inertia, empty, refilled }
+    }
+}
+
+/// How many rows a pass keeps for its empty centres: a 64th of the centres, or 64.
+pub(crate) const fn kept_rows(codes: usize) -> usize {
+    if codes / 64 > 64 { codes / 64 } else { 64 }
+}
+
 /// Centres, and what the pass that is under way has gathered.
 #[derive(Clone, Debug)]
 pub struct KMeans {
@@ -116,7 +130,7 @@ pub struct KMeans {
     weight: f64,
     squared: f64,
     /// The rows farthest from their centres, and which those are: candidates for empty ones, by distance
-    /// and value.
+    /// and value; of equal ones the first.
     farthest: BTreeMap<(u32, u64), (usize, Vec<f32>)>,
     codes: Vec<u32>,
 }
@@ -193,12 +207,7 @@ impl KMeans {
     /// None that a caller can cause.
     pub fn finish_pass(&mut self, cpu: &Cpu) -> Result<Pass> {
         self.move_centres(cpu, false)?;
-        let mut pass = Pass {
-            rows: self.rows,
-            inertia: if self.weight > 0.0 { self.squared / self.weight } else { 0.0 },
-            empty: 0,
-            refilled: 0,
-        };
+        let mut pass = Pass::new(self.rows, self.weight, self.squared, 0, 0);
         let mut refilled = Vec::new();
         let mut taken: Vec<u64> = Vec::new();
         for k in (0..self.hits.len()).filter(|&k| self.hits[k] == 0) {
@@ -227,7 +236,7 @@ impl KMeans {
     fn assign(&mut self, cpu: &Cpu, x: MatRef, weights: Option<&[f32]>) -> Result<()> {
         self.codes.resize(x.rows(), 0);
         crate::ops::search(cpu, x, weights, &self.packed, &mut self.codes, None)?;
-        let room = (self.hits.len() / 64).max(64);
+        let room = kept_rows(self.hits.len());
         for row in 0..x.rows() {
             if self.codes[row] == crate::NO_CODE {
                 continue;
@@ -249,8 +258,11 @@ impl KMeans {
             let key = ((distance as f32).to_bits(), hash(x.row(row)));
             let beats =
                 self.farthest.len() < room || self.farthest.first_key_value().is_some_and(|(&least, _)| key > least);
-            if beats && self.farthest.insert(key, (k, x.row(row).to_vec())).is_none() && self.farthest.len() > room {
-                self.farthest.pop_first();
+            if beats && let Entry::Vacant(place) = self.farthest.entry(key) {
+                place.insert((k, x.row(row).to_vec()));
+                if self.farthest.len() > room {
+                    self.farthest.pop_first();
+                }
             }
         }
         Ok(())

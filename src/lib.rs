@@ -1,11 +1,18 @@
 #![doc = include_str!("lib.md")]
-#![no_std]
+#![cfg_attr(not(test), no_std)]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 #[cfg(feature = "alloc")]
 extern crate alloc;
 #[cfg(any(feature = "std", test))]
 extern crate std;
+
+/// What unit tests share with the integration tests, which names the crate.
+#[cfg(test)]
+#[path = "../tests/common/mod.rs"]
+mod common;
+#[cfg(test)]
+extern crate self as vq_kernels;
 
 mod codebook;
 mod cpu;

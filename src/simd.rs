@@ -14,9 +14,26 @@ mod scalar;
 #[cfg_attr(all(target_arch = "wasm32", target_feature = "simd128"), path = "simd/wasm.rs")]
 mod native;
 
+/// Products of tiles: an uninhabited type where the build target has none.
+#[cfg_attr(
+    all(target_arch = "x86_64", target_pointer_width = "64", target_os = "linux", feature = "std", not(miri)),
+    path = "simd/amx.rs"
+)]
+mod tiles;
+
 pub(crate) use dots::Dots;
 pub(crate) use fixed::{dots_q7, dots_q15};
 pub(crate) use fma::fma32;
+#[cfg(all(
+    test,
+    target_arch = "x86_64",
+    target_pointer_width = "64",
+    target_os = "linux",
+    feature = "std",
+    not(miri)
+))]
+pub(crate) use tiles::emulator;
+pub(crate) use tiles::{Sweep, Tiles};
 
 use crate::error::{Error, Result};
 
@@ -99,7 +116,7 @@ impl Isa {
 
     /// Names that [`from_name`](Self::from_name) knows, on any machine.
     pub const NAMES: &'static [&'static str] =
-        &["scalar", "avx2", "avx2vnni", "avx512", "avx512vnni", "neon", "neondot", "simd128"];
+        &["scalar", "avx2", "avx2vnni", "avx512", "avx512vnni", "amx", "neon", "neondot", "simd128"];
 
     /// AVX2 with FMA, where this machine has both.
     pub fn avx2() -> Option<Self> {
@@ -119,6 +136,14 @@ impl Isa {
     /// AVX-512 (F, BW, VNNI), where this machine has it beside AVX2 and FMA.
     pub fn avx512_vnni() -> Option<Self> {
         Self::find("avx512vnni")
+    }
+
+    /// AVX-512 (F, BW, VNNI) and AMX (tiles, and their products in bf16), where this machine has all of them and Linux.
+    ///
+    /// Finding it only looks. Linux is asked for the permission to use tiles by the first search that would; where it
+    /// refuses, searches go on as [`avx512_vnni`](Self::avx512_vnni) does. Choose that one to opt out.
+    pub fn amx() -> Option<Self> {
+        Self::find("amx")
     }
 
     /// NEON: every little-endian aarch64 machine, but for targets without floating point.
@@ -160,7 +185,7 @@ impl Isa {
             return Ok(Self::detect());
         }
         const UNKNOWN: &str = "instruction set of that name \
-            (scalar, avx2, avx2vnni, avx512, avx512vnni, neon, neondot, simd128, auto)";
+            (scalar, avx2, avx2vnni, avx512, avx512vnni, amx, neon, neondot, simd128, auto)";
         let lacking = Self::NAMES.iter().find(|&&known| known == name).unwrap_or(&UNKNOWN);
         Self::find(name).ok_or(Error::Isa { name: lacking })
     }
@@ -191,6 +216,15 @@ impl Isa {
             // In WebAssembly an f32 takes a software FMA, and integers do not.
             Tier::Scalar => cfg!(target_family = "wasm").then_some(1 << 10),
             Tier::Native(tier) => tier.coarse_from(),
+        }
+    }
+
+    /// The right to use products of tiles, where this instruction set has them and the operating system allows it.
+    pub(crate) fn tiles(self) -> Option<Tiles> {
+        match self.0 {
+            #[cfg(target_arch = "x86_64")]
+            Tier::Native(native::Tier::Amx) => Tiles::ask(),
+            _ => None,
         }
     }
 

@@ -1,93 +1,22 @@
 //! The coarse pass against the f32 pass where its bound is hardest pressed: crowded, duplicated, collinear and
 //! lopsided codebooks, rows on the borders of cells, near-ties, contents that no packing wrote.
 //!
+//! Packed are the copies in 8 bits and in bf16; which one is taken is the instruction set's choice. AMX is emulated in the
+//! unit tests where a machine lacks it.
+//!
 //! The two must agree on every code and score, bit for bit; the f32 pass is held against `reference` in
 //! `differential`. `cargo test --release --test certificate -- --ignored --nocapture` compares 10¹² scores.
 
 mod common;
 
-use common::{assert_same_bits, cpus, grid, mat, mat_mut, paint, unit_rows};
+use common::hard::{Hard, borders, hard_cases};
+use common::{assert_same_bits, cpus, mat, mat_mut, paint, unit_rows};
 use vq_kernels::ops::search::Tally;
 use vq_kernels::ops::{self, Search};
 use vq_kernels::rng::Rng;
 use vq_kernels::{Cpu, Line, MAX_DIM, Metric, NO_CODE, PackedCodebook, Packing};
 
 const METRICS: [Metric; 2] = [Metric::Cosine, Metric::L2];
-
-/// One codebook, and rows that are hard for it.
-struct Hard {
-    why: &'static str,
-    dim: usize,
-    codes: Vec<f32>,
-    rows: Vec<f32>,
-}
-
-/// Rows from pairs of codes: their middles (on the border of two cells), one ulp beside them, the codes themselves.
-fn borders(codes: &[f32], dim: usize, count: usize, seed: u64) -> Vec<f32> {
-    let mut rng = Rng::new(seed, 1);
-    let k = codes.len() as u64 / dim as u64;
-    (0..count)
-        .flat_map(|row| {
-            let [a, b] = [rng.below(k), rng.below(k)].map(|code| &codes[code as usize * dim..][..dim]);
-            let middle = a.iter().zip(b).map(|(a, b)| 0.5 * a + 0.5 * b);
-            let moved: Vec<f32> = match row % 4 {
-                0 => middle.collect(),
-                1 => middle.map(f32::next_up).collect(),
-                2 => a.iter().map(|a| a.next_down()).collect(),
-                _ => a.to_vec(),
-            };
-            moved
-        })
-        .collect()
-}
-
-fn hard_cases(codes: usize, dim: usize, seed: u64) -> Vec<Hard> {
-    let len = codes * dim;
-    let unit = unit_rows(codes, dim, seed);
-    let noise = paint(len, seed + 1);
-    let centres = unit_rows(7, dim, seed + 2);
-    let near = |scale: f32| -> Vec<f32> {
-        (0..len).map(|i| centres[i / dim % 7 * dim + i % dim] + scale * noise[i]).collect()
-    };
-    let mut huge = unit.clone();
-    huge[(codes / 2) * dim..][..dim].iter_mut().for_each(|c| *c *= 1e6);
-    let mut spread = noise.clone();
-    spread.chunks_exact_mut(dim).enumerate().for_each(|(k, code)| {
-        let scale = 10f32.powi(k as i32 % 9 - 4);
-        code.iter_mut().for_each(|c| *c *= scale);
-    });
-    let books = vec![
-        ("random unit codes", unit.clone()),
-        ("seven crowds, one percent wide", near(0.01)),
-        ("seven crowds, a few ulp wide", near(3e-7)),
-        ("seven codes, all others copies", near(0.0)),
-        ("one line through the origin", (0..len).map(|i| (i / dim) as f32 * centres[i % dim]).collect()),
-        ("one code a million times longer", huge),
-        ("lengths over nine orders of magnitude", spread),
-        ("multiples of 1/64, full of ties", grid(len, seed, 3)),
-        ("subnormal codes", unit.iter().map(|c| c * 1e-39).collect()),
-        ("huge codes", unit.iter().map(|c| c * 3e37).collect()),
-        ("all zeros", vec![0.0; len]),
-        (
-            "one dimension outweighs the rest",
-            (0..len).map(|i| if i % dim == 0 { 1.0 } else { 1e-4 * noise[i] }).collect(),
-        ),
-    ];
-    books
-        .into_iter()
-        .map(|(why, codes)| {
-            let mut rows = borders(&codes, dim, 40, seed);
-            rows.extend(paint(8 * dim, seed + 3));
-            rows.extend(vec![0.0; dim]);
-            for scale in [1e-20f32, 1e15] {
-                rows.extend(paint(3 * dim, seed + 4).iter().map(|x| x * scale));
-            }
-            rows.extend((0..dim).map(|i| if i == dim / 2 { f32::NAN } else { 1.0 }));
-            rows.extend((0..dim).map(|i| if i == 0 { f32::INFINITY } else { 1.0 }));
-            Hard { why, dim, codes, rows }
-        })
-        .collect()
-}
 
 /// Codes and scores of all rows.
 fn found(
@@ -111,7 +40,7 @@ fn hard_codebooks_and_rows_are_searched_as_in_f32() {
     for (seed, &(codes, dim)) in shapes.iter().enumerate() {
         for Hard { why, dim, codes: book, rows } in hard_cases(codes, dim, 100 * seed as u64) {
             for metric in METRICS {
-                let packed = PackedCodebook::with_packing(mat(&book, codes, dim), metric, Packing::Int8).unwrap();
+                let packed = PackedCodebook::with_packing(mat(&book, codes, dim), metric, Packing::Bf16).unwrap();
                 for cpu in cpus() {
                     let tally = Tally::default();
                     let (by_f32, by_f32_scores) = found(&cpu, &rows, dim, &packed, Search::F32);
@@ -141,7 +70,7 @@ fn near_ties_within_the_bound_are_told_apart_in_f32() {
     }
     let rows = borders(&book, dim, rows, 6);
     for metric in METRICS {
-        let packed = PackedCodebook::with_packing(mat(&book, codes, dim), metric, Packing::Int8).unwrap();
+        let packed = PackedCodebook::with_packing(mat(&book, codes, dim), metric, Packing::Bf16).unwrap();
         let mut expected = vec![0; rows.len() / dim];
         let (x, all) = (mat(&rows, expected.len(), dim), mat(&book, codes, dim));
         ops::search::reference(x, all, metric, &mut expected, None);
@@ -154,6 +83,123 @@ fn near_ties_within_the_bound_are_told_apart_in_f32() {
             let several = tally.rescored_codes() > 16 * (tally.rows() - tally.exact_rows());
             assert!(several || cfg!(miri), "no row had two candidates");
         }
+    }
+}
+
+/// 2,048 times the chain of f32 loses or gains half a unit in the last place of what it has summed: only the bound's term for the
+/// chain keeps the winner, since the integers are all but exact here.
+#[test]
+fn roundings_of_the_chain_are_within_the_bound() {
+    let (codes, half) = (32, MAX_DIM / 2);
+    let mut book = vec![0.0f32; codes * MAX_DIM];
+    let code = |k: usize| k * MAX_DIM..(k + 1) * MAX_DIM;
+    // The scale is largest · 33/32 / 127, of all codes: 1.
+    book[5 * MAX_DIM] = 123.151_52;
+    for (k, small) in [(0, 1.0f32), (20, 1.0 + 1.0 / 1024.0 / 1024.0)] {
+        let code = &mut book[code(k)];
+        code[..half].fill(120.0);
+        code[half..].fill(small);
+    }
+    // Ties to even leave the sum of code 0 as it is; each term of code 20 rounds it up by 1/64, by 32 in all.
+    book[20 * MAX_DIM] = 96.0;
+    let mut x = vec![127.0f32 / 128.0; MAX_DIM];
+    x[half..].fill(1.0 / 128.0);
+    let packed = PackedCodebook::with_packing(mat(&book, codes, MAX_DIM), Metric::Cosine, Packing::Int8).unwrap();
+    let mut exact = [0.0f64; 2];
+    for (sum, k) in exact.iter_mut().zip([0, 20]) {
+        *sum = book[code(k)].iter().zip(&x).map(|(c, x)| f64::from(*c) * f64::from(*x)).sum();
+    }
+    assert!(exact[0] > exact[1] + 23.0, "without rounding code 0 would be the nearest");
+    for cpu in cpus() {
+        let tally = Tally::default();
+        let (got, _) = found(&cpu.with_tally(&tally), &x, MAX_DIM, &packed, Search::Coarse);
+        assert_eq!((got[0], tally.exact_rows()), (20, 0), "{}", cpu.isa().name());
+        assert_eq!(found(&cpu, &x, MAX_DIM, &packed, Search::F32).0, [20]);
+    }
+}
+
+/// All codes are within the bound of the best one, which comes after the log of a block is full: then what was kept of a row must
+/// not decide.
+#[test]
+fn rows_that_keep_too_much_are_searched_in_f32() {
+    // A block's log has 64 subgroups of 16 codes for each of its 126 rows; then come 76 codes.
+    let (rows, codes, dim, best) = (126, 1_100, 8, 1_030);
+    let direction = unit_rows(1, dim, 3);
+    let x = direction.repeat(rows);
+    // A distance squares the difference: it must be larger to be one in f32.
+    for (metric, others) in METRICS.into_iter().zip([0.9999, 0.995]) {
+        let book: Vec<f32> =
+            (0..codes * dim).map(|i| direction[i % dim] * if i / dim == best { 1.0 } else { others }).collect();
+        let packed = PackedCodebook::with_packing(mat(&book, codes, dim), metric, Packing::Int8).unwrap();
+        for cpu in cpus() {
+            let tally = Tally::default();
+            let (got, _) = found(&cpu.with_tally(&tally), &x, dim, &packed, Search::Coarse);
+            assert_eq!(got, vec![best as u32; rows], "{} {metric:?}", cpu.isa().name());
+            // The first rows that find the log full give up their places to the others.
+            let exact = tally.exact_rows();
+            assert!((1..rows).contains(&exact), "{} {metric:?}: {exact} rows in f32", cpu.isa().name());
+        }
+    }
+}
+
+/// 8-bit copies of codes that have changed one by one.
+#[test]
+fn the_bound_follows_codes_that_change_one_by_one() {
+    let (codes, dim) = (70, 64);
+    // The scale is largest · 33/32 / 127, of all codes: 1. All other integers are exact.
+    let book = |value: f32| {
+        let mut book = vec![value; codes * dim];
+        book[5 * dim] = 123.151_52;
+        book
+    };
+    let change = |book: &mut [f32], k: usize, value: f32| book[k * dim..(k + 1) * dim].fill(value);
+    let check = |before: &[f32], after: &[f32], changed: &[u32], x: f32, expected: u32| {
+        let mut packed = PackedCodebook::with_packing(mat(before, codes, dim), Metric::Cosine, Packing::Int8).unwrap();
+        packed.repack_codes(mat(after, codes, dim), changed).unwrap();
+        for cpu in cpus() {
+            let (got, _) = found(&cpu, &vec![x; dim], dim, &packed, Search::Coarse);
+            assert_eq!(got, [expected], "{}", cpu.isa().name());
+        }
+    };
+    // By its integers code 20 is nearer, by 20; what code 0 loses by them is within its own error, which no code had before.
+    let before = book(0.0);
+    let mut after = before.clone();
+    change(&mut after, 0, 10.49);
+    change(&mut after, 20, 10.0);
+    after[20 * dim] = 30.0;
+    check(&before, &after, &[0, 20], 1.0, 0);
+    // NaN has the integers of zeros, which would be nearer than all codes: then there is no copy.
+    let before = book(20.0);
+    let mut after = before.clone();
+    change(&mut after, 40, f32::NAN);
+    check(&before, &after, &[40], -1.0, 0);
+}
+
+/// Every score is below 0, and codes that do not exist must not be above them.
+#[test]
+fn padding_is_nearer_than_no_code() {
+    let (codes, dim) = (20, 64);
+    let packed =
+        PackedCodebook::with_packing(mat(&vec![20.0; codes * dim], codes, dim), Metric::Cosine, Packing::Int8).unwrap();
+    for cpu in cpus() {
+        let tally = Tally::default();
+        let (got, _) = found(&cpu.with_tally(&tally), &vec![-1.0; dim], dim, &packed, Search::Coarse);
+        assert_eq!((got[0], tally.rows(), tally.exact_rows()), (0, 1, 0), "{}", cpu.isa().name());
+    }
+}
+
+/// All codes of a cell are within the bound of the best one, which comes last: more than a row keeps.
+#[test]
+fn pruned_rows_that_keep_too_much_are_searched_in_f32() {
+    let (rows, codes, dim, best) = (9, 1_000, 3, 998);
+    let direction = unit_rows(1, dim, 3);
+    let book: Vec<f32> =
+        (0..codes * dim).map(|i| direction[i % dim] * if i / dim == best { 1.0 } else { 0.9999 }).collect();
+    let packed = PackedCodebook::with_packing(mat(&book, codes, dim), Metric::Cosine, Packing::Caps).unwrap();
+    for cpu in cpus() {
+        let tally = Tally::default();
+        let (got, _) = found(&cpu.with_tally(&tally), &direction.repeat(rows), dim, &packed, Search::Pruned);
+        assert_eq!((got, tally.exact_rows()), (vec![best as u32; rows], rows), "{}", cpu.isa().name());
     }
 }
 
@@ -306,7 +352,7 @@ fn what_has_no_caps_is_searched_otherwise() {
 fn the_coarse_pass_excludes_nearly_all_codes() {
     let (codes, dim, rows) = (20_000, 32, 300);
     let (book, x) = (unit_rows(codes, dim, 1), unit_rows(rows, dim, 2));
-    let packed = PackedCodebook::with_packing(mat(&book, codes, dim), Metric::Cosine, Packing::Int8).unwrap();
+    let packed = PackedCodebook::with_packing(mat(&book, codes, dim), Metric::Cosine, Packing::Bf16).unwrap();
     let tally = Tally::default();
     let _ = found(&Cpu::new().with_tally(&tally), &x, dim, &packed, Search::Coarse);
     assert_eq!((tally.rows(), tally.exact_rows()), (rows, 0));
@@ -320,7 +366,7 @@ fn any_contents_of_a_copy_are_safe() {
     let x = paint(rows * dim, 8);
     for seed in 0..if cfg!(miri) { 2 } else { 200 } {
         for (metric, packing) in
-            [(Metric::Cosine, Packing::Int8), (Metric::L2, Packing::Int8), (Metric::Cosine, Packing::Caps)]
+            [(Metric::Cosine, Packing::Bf16), (Metric::L2, Packing::Bf16), (Metric::Cosine, Packing::Caps)]
         {
             let mut rng = Rng::new(seed, 3);
             let len = PackedCodebook::lines_len(codes, dim, metric, packing);
@@ -352,7 +398,7 @@ fn the_widest_rows_fit_every_integer() {
         let book = vec![value; codes * MAX_DIM];
         let rows = vec![-1.0; MAX_DIM];
         for metric in METRICS {
-            let packed = PackedCodebook::with_packing(mat(&book, codes, MAX_DIM), metric, Packing::Int8).unwrap();
+            let packed = PackedCodebook::with_packing(mat(&book, codes, MAX_DIM), metric, Packing::Bf16).unwrap();
             for cpu in cpus() {
                 let expected = found(&cpu, &rows, MAX_DIM, &packed, Search::F32);
                 assert_eq!(found(&cpu, &rows, MAX_DIM, &packed, Search::Coarse), expected);
@@ -381,7 +427,7 @@ fn a_million_million_scores() {
         for (i, noise) in noise.into_iter().enumerate() {
             book[codes / 2 * dim + i] = book[i / dim % 500 * dim + i % dim] + 0.02 * noise;
         }
-        let packed = PackedCodebook::with_packing(mat(&book, codes, dim), metric, Packing::Int8).unwrap();
+        let packed = PackedCodebook::with_packing(mat(&book, codes, dim), metric, Packing::Bf16).unwrap();
         let tally = Tally::default();
         for (block, first) in (0..rows).step_by(10_000).enumerate() {
             let mut x = unit_rows(9_000.min(rows - first), dim, 10 + block as u64);

@@ -83,7 +83,7 @@ fn search_is_the_reference() {
             for metric in [Metric::Cosine, Metric::L2] {
                 let (mut expected, mut scores) = (vec![0; rows], vec![0.0f32; rows]);
                 search::reference(mat(&x, rows, dim), mat(&c, k, dim), metric, &mut expected, Some(&mut scores));
-                let packed = PackedCodebook::with_packing(mat(&c, k, dim), metric, Packing::Int8).unwrap();
+                let packed = PackedCodebook::with_packing(mat(&c, k, dim), metric, Packing::Bf16).unwrap();
                 for cpu in ways(cpu) {
                     let (mut got, mut got_scores) = (vec![7u32; rows], vec![7.0; rows]);
                     ops::search(&cpu, mat(&x, rows, dim), None, &packed, &mut got, Some(&mut got_scores)).unwrap();
@@ -133,7 +133,7 @@ fn search_of_special_values_is_the_reference() {
             for metric in [Metric::Cosine, Metric::L2] {
                 let (mut expected, mut scores) = (vec![0; rows], vec![0.0f32; rows]);
                 search::reference(mat(&x, rows, dim), mat(&c, k, dim), metric, &mut expected, Some(&mut scores));
-                let packed = PackedCodebook::with_packing(mat(&c, k, dim), metric, Packing::Int8).unwrap();
+                let packed = PackedCodebook::with_packing(mat(&c, k, dim), metric, Packing::Bf16).unwrap();
                 let (mut got, mut got_scores) = (vec![7u32; rows], vec![7.0; rows]);
                 ops::search(&cpu, mat(&x, rows, dim), None, &packed, &mut got, Some(&mut got_scores)).unwrap();
                 assert_eq!(got, expected, "{cpu:?} {metric:?}");
@@ -149,7 +149,7 @@ fn minus_infinity_is_comparable() {
     for cpu in cpus().iter().flat_map(ways) {
         let mut c = vec![f32::NAN; 700];
         c[600] = f32::NEG_INFINITY;
-        let packed = PackedCodebook::with_packing(mat(&c, 700, 1), Metric::Cosine, Packing::Int8).unwrap();
+        let packed = PackedCodebook::with_packing(mat(&c, 700, 1), Metric::Cosine, Packing::Bf16).unwrap();
         let (mut codes, mut scores) = ([0u32; 2], [0.0; 2]);
         ops::search(&cpu, mat(&[1.0, f32::NAN], 2, 1), None, &packed, &mut codes, Some(&mut scores)).unwrap();
         assert_eq!(codes, [600, NO_CODE]);
@@ -165,7 +165,7 @@ fn ties_go_to_the_lowest_code() {
             for k in copies {
                 c[k * 4..k * 4 + 4].copy_from_slice(&[1.0, 2.0, 3.0, 4.0]);
             }
-            let packed = PackedCodebook::with_packing(mat(&c, 700, 4), Metric::L2, Packing::Int8).unwrap();
+            let packed = PackedCodebook::with_packing(mat(&c, 700, 4), Metric::L2, Packing::Bf16).unwrap();
             let mut codes = [0u32];
             ops::search(&cpu, mat(&[1.0, 2.0, 3.0, 4.0], 1, 4), None, &packed, &mut codes, None).unwrap();
             assert_eq!(codes[0] as usize, copies[0], "{cpu:?} {copies:?}");

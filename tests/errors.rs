@@ -122,6 +122,11 @@ fn a_code_takes_two_to_the_22_rows_and_no_more() {
     other.accumulate(&cpu, mat(&[0.5], 1, 1), &[1], None).unwrap();
     assert_eq!(statistics.merge(&other), Err(Error::Overflow { op: "merge", code: 1 }));
     assert_eq!(statistics, before);
+    // Two workers may fill a code between them.
+    let half = || Statistics::from_parts(vec![0, 1 << 61], vec![0, 1 << 61], 1, 0).unwrap();
+    let mut both = half();
+    assert_eq!(both.merge(&half()), Ok(()));
+    assert_eq!(both, before);
     // The most extreme sums: all rows at the limit of the exponent, both signs.
     statistics.clear(0);
     assert_eq!((statistics.total(), statistics.sum(1).next()), (0.0, Some(0.0)));
@@ -171,7 +176,9 @@ fn a_codebook_has_a_shape_that_can_be_indexed() {
     assert_eq!(variant(&KMeans::new(vec![], 4, 0, Metric::L2).unwrap_err()), "Empty");
     assert_eq!(variant(&KMeans::new(vec![0.0; 7], 4, 2, Metric::L2).unwrap_err()), "Shape");
     assert_eq!(variant(&KMeans::new(vec![], usize::MAX, 2, Metric::L2).unwrap_err()), "TooLarge");
-    assert_eq!(PackedCodebook::lines_len(usize::MAX, usize::MAX, Metric::L2, Packing::Int8), usize::MAX);
+    for packing in [Packing::Int8, Packing::Bf16] {
+        assert_eq!(PackedCodebook::lines_len(usize::MAX, usize::MAX, Metric::L2, packing), usize::MAX);
+    }
     let len = PackedCodebook::lines_len(65, 3, Metric::L2, Packing::F32);
     assert_eq!(len, 2 * (3 + 1) * 4);
     for got in [len - 1, len + 1] {
@@ -958,6 +965,28 @@ fn a_step_of_no_rows_restarts_nothing() {
     assert!(!quantizer.last_restarted().is_empty());
     assert_eq!(step(&mut quantizer, mat(&[], 0, 2), None).restart, Summary::default());
     assert!(quantizer.last_restarted().is_empty());
+}
+
+/// Gradients that were not applied are gone with the next step, even one of no rows, and with another state.
+#[test]
+fn gradients_are_those_of_the_last_step_or_none() {
+    let shape = Config { inputs: 2, dim: 2, codes: 30, factorize: false, restart: None, ..Config::default() };
+    let mut quantizer = Quantizer::new(Config { learner: Learner::Gradient, ..shape }, Initial::Normal).unwrap();
+    let other = quantizer.clone();
+    let visited = |quantizer: &Quantizer| {
+        let mut count = 0;
+        quantizer.gradients(|_, _, _| count += 1);
+        count
+    };
+    let x = paint(2 * 5, 1);
+    let pass = |quantizer: &mut Quantizer, x: MatRef| quantizer.train_step(&Cpu::new(), x, None, |_, _| {}).unwrap();
+    pass(&mut quantizer, mat(&x, 5, 2));
+    assert!(visited(&quantizer) > 0);
+    pass(&mut quantizer, mat(&[], 0, 2));
+    assert_eq!(visited(&quantizer), 0, "after a step of no rows");
+    pass(&mut quantizer, mat(&x, 5, 2));
+    quantizer.restore_from(&other.state()).unwrap();
+    assert_eq!(visited(&quantizer), 0, "after a state was restored");
 }
 
 #[test]

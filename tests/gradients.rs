@@ -220,6 +220,8 @@ fn rotation_without_a_direction_is_straight_through() {
         ([0.0f32, 0.0], [1.0f32, 2.0], "no row direction"),
         ([1.0, 2.0], [0.0, 0.0], "no code direction"),
         ([1.0, 2.0], [-2.0, -4.0], "opposite"),
+        ([1e20, 1e20], [1.0, 2.0], "the row's length overflows"),
+        ([1.0, 2.0], [1e20, 1e20], "the code's length overflows"),
     ] {
         for cpu in cpus() {
             let mut dx = [9.0; 2];

@@ -715,3 +715,17 @@ fn lloyd_does_not_depend_on_the_split_across_a_range_of_magnitudes() {
     let (split, _) = lloyd(&x, 1, &centres, Metric::L2, &[4], 1);
     assert_same_bits(&split, &whole, "centres");
 }
+
+/// Mini-batch: a centre is the mean of all rows that it ever took; a row that lay far from its centre twice, at two distances,
+/// refills one empty centre only.
+#[test]
+fn mini_batches_average_and_refill_with_distinct_rows() {
+    let mut kmeans = KMeans::new(vec![0.0, 1000.0, 2000.0], 3, 1, Metric::L2).unwrap();
+    for batch in [&[0.0f32, 10.0][..], &[10.0]] {
+        kmeans.mini_batch(&Cpu::new(), mat(batch, batch.len(), 1), None).unwrap();
+    }
+    assert_eq!(kmeans.centres().data(), [(20.0f64 / 3.0) as f32, 1000.0, 2000.0]);
+    let pass = kmeans.finish_pass(&Cpu::new()).unwrap();
+    assert_eq!((pass.empty, pass.refilled), (2, 2));
+    assert_eq!(kmeans.centres().data()[1..], [10.0, 0.0]);
+}

@@ -58,7 +58,8 @@ fn a_dead_code_is_replaced_as_soon_as_it_may_be_judged_and_stays() {
     const K: usize = 64;
     const DIM: usize = 6;
     let cpu = Cpu::new();
-    for rows in [7, 40, 600] {
+    // With 64 rows a step the codes have had 8 expected hits exactly when they are first judged.
+    for rows in [7, 40, 64, 600] {
         // All rows and codes lie around +e0; code 20 is planted at −e0, where no row is nearest to it.
         let around = |n: usize, seed: u64| -> Vec<f32> {
             let mut x = unit_rows(n, DIM, seed);

@@ -58,13 +58,14 @@ __device__ float unit_ref(float* y, u32 dim) {
 
 // -- tuned: up to 32 threads a row
 
-// The rare row whose sum of squares is tiny, infinite or NaN.
+// The rare row whose sum of squares is tiny, infinite or NaN. Threads of a row that is not active stay for the shuffles,
+// and read nothing: others may write what they stand at.
 template <typename E>
 __device__ __forceinline__ float rescaled(const Lane& lane, const E* x, u32 dim, float* y) {
     float largest = 0.0f;
     bool finite = true;
     #pragma unroll 1
-    for (u32 i = lane.at; i < dim; i += 32) {
+    for (u32 i = lane.at; i < dim && lane.active; i += 32) {
         float a = fabsf(to_f32(x[i]));
         finite = finite && is_finite(a);
         largest = a > largest ? a : largest;
@@ -76,15 +77,15 @@ __device__ __forceinline__ float rescaled(const Lane& lane, const E* x, u32 dim,
     float half = power_of_two(-(power / 2)), rest = power_of_two(-(power - power / 2));
     float sum = 0.0f;
     #pragma unroll 1
-    for (u32 i = lane.at; i < dim; i += 32) {
+    for (u32 i = lane.at; i < dim && lane.active; i += 32) {
         float a = __fmul_rn(__fmul_rn(to_f32(x[i]), half), rest);
         sum = __fmaf_rn(a, a, sum);
     }
     float root = __fsqrt_rn(tree32(lane, sum));
     #pragma unroll 1
-    for (u32 i = lane.at; i < dim; i += 32) {
+    for (u32 i = lane.at; i < dim && lane.active; i += 32) {
         float a = __fmul_rn(__fmul_rn(to_f32(x[i]), half), rest);
-        if (lane.active) y[i] = zero ? value : __fdiv_rn(a, root);
+        y[i] = zero ? value : __fdiv_rn(a, root);
     }
     return zero ? value : (float)((double)root * wide_power_of_two(power));
 }
@@ -101,7 +102,7 @@ __device__ __forceinline__ float unit(const Lane& lane, const E* x, u32 dim, flo
         for (u32 i = lane.at; i < dim; i += 32)
             if (lane.active) y[i] = __fdiv_rn(to_f32(x[i]), norm);
     } else {
-        // All rows of the warp go together, the usual ones too: theirs is scaled by 2^0.
+        // All rows of the warp go together, the usual ones too, for the shuffles.
         float divisor = __fsqrt_rn(n);
         Lane quiet = lane;
         quiet.active = lane.active && !usual;

@@ -36,7 +36,7 @@ macro_rules! scalar {
 
 scalar! {
     f32 => F32, f64 => F64, half::f16 => F16, half::bf16 => BF16,
-    u8 => U8, i8 => I8, u32 => U32, i32 => I32, u64 => U64, i64 => I64,
+    u8 => U8, i8 => I8, u16 => U16, u32 => U32, i32 => I32, u64 => U64, i64 => I64,
 }
 
 #[cfg(test)]

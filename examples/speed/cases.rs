@@ -9,7 +9,7 @@ use vq_kernels::{Cpu, Isa, MAX_CODES, MAX_DIM, MatMut, MatRef, Metric, NO_CODE, 
 
 use crate::common::Failure;
 use crate::common::processor::Processor;
-use crate::limit::{Copies, Limit};
+use crate::limit::{Copies, Limit, has_tiles};
 use crate::{Op, Options};
 
 /// Width of the rows that are projected: an encoder's.
@@ -67,12 +67,18 @@ impl Size {
         (CHECK_WORK / work).clamp(1, 16).min(self.rows)
     }
 
-    /// A search's FMAs, or dot products of four bytes where it took the coarse pass, with one more for
-    /// each score's comparison.
+    /// A search's FMAs, or products of tiles or dot products of four bytes where it took the coarse pass; but for
+    /// tiles, with one more for each score's comparison.
     fn search_limit<'a>(&self, cpu: Cpu<'a>, tally: &Tally) -> Limit<'a> {
         let scores = self.rows as f64 * self.codes as f64;
         match tally.rows() {
             0 => Limit::Fmas { cpu, count: scores * (self.dim + 1) as f64 },
+            // Searches of fewer rows take bytes.
+            _ if self.rows >= 16 && has_tiles(cpu.isa()) => {
+                // Up to 8 dimensions have four slots each.
+                let slots = if self.dim <= 8 { 4 * self.dim } else { self.dim };
+                Limit::Tiles { cpu, count: scores / 1024.0 * slots.div_ceil(32) as f64 }
+            }
             _ => {
                 // Without VNNI a dot product is three instructions, and a comparison still one.
                 let comparison = if Some(cpu.isa()) == Isa::avx2() { 1.0 / 3.0 } else { 1.0 };

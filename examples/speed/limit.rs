@@ -15,12 +15,17 @@ const CHAINS: usize = 12;
 /// Links of each chain in a part of a burst: about a millisecond.
 const LINKS: u32 = 1 << 18;
 
+/// Blocks of 2 × 2 tiles in a part of a burst: about a millisecond.
+const BLOCKS: u32 = 1 << 15;
+
 /// The least time that an op's work takes.
 pub enum Limit<'a> {
     /// This many FMAs of f32 on the CPU's threads.
     Fmas { cpu: Cpu<'a>, count: f64 },
     /// This many dot products of four bytes.
     Dots { cpu: Cpu<'a>, count: f64 },
+    /// This many products of 32 codes, 32 rows and 32 slots in bf16, by the tiles of AMX.
+    Tiles { cpu: Cpu<'a>, count: f64 },
     /// This many bytes read and written, by a copy.
     Copies(Copies<'a>),
 }
@@ -31,6 +36,10 @@ impl Limit<'_> {
         match self {
             Self::Fmas { cpu, count } => registers(*cpu, *count, chains),
             Self::Dots { cpu, count } => registers(*cpu, *count, dot_chains),
+            Self::Tiles { cpu, count } => {
+                let blocks = f64::from(BLOCKS);
+                fastest(tile_products) / blocks * *count / cpu.threads() as f64
+            }
             Self::Copies(copies) => fastest(|| copies.copy()),
         }
     }
@@ -106,8 +115,8 @@ fn chains(isa: Isa) {
 fn dot_chains(isa: Isa) {
     #[cfg(target_arch = "x86_64")]
     {
-        if Some(isa) == Isa::avx512_vnni() {
-            // SAFETY: the value `isa` comes from detection only, and it is that of AVX-512 VNNI.
+        if Some(isa) == Isa::avx512_vnni() || Some(isa) == Isa::amx() {
+            // SAFETY: the value `isa` comes from detection only, and it has AVX-512 VNNI.
             return unsafe { vectors::dots16() };
         }
         if Some(isa) == Isa::avx2_vnni() {
@@ -125,6 +134,29 @@ fn dot_chains(isa: Isa) {
         return unsafe { vectors::dots8() };
     }
     chains(isa);
+}
+
+/// Whether searches on `isa` may take tiles, as far as this process can know: the crate asks Linux in the same way.
+pub fn has_tiles(isa: Isa) -> bool {
+    #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+    if Some(isa) == Isa::amx() {
+        const ARCH_REQ_XCOMP_PERM: libc::c_long = 0x1023;
+        const XFEATURE_XTILEDATA: libc::c_long = 18;
+        // SAFETY: the call reads and writes no memory of ours.
+        return unsafe { libc::syscall(libc::SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA) } == 0;
+    }
+    Isa::amx().is_some_and(|amx| amx == isa)
+}
+
+/// `BLOCKS` times four products of tiles, with A loaded each time: random numbers, as zeros take less power.
+fn tile_products() {
+    #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+    {
+        let mut rng = vq_kernels::rng::Rng::new(0, 3);
+        let tiles: Vec<u16> = (0..4 * 512).map(|_| (rng.normal().to_bits() >> 16) as u16).collect();
+        // SAFETY: such a limit is asked for only after `has_tiles`; `tiles` are four tiles.
+        unsafe { vectors::tile_products(tiles.as_ptr()) };
+    }
 }
 
 /// The factor and the term of every link: the chains tend to 2, far from subnormal and infinite numbers.
@@ -210,6 +242,31 @@ mod vectors {
             }
         }
         black_box(sums);
+    }
+
+    /// # Safety
+    /// This process may use tiles; `tiles` are four of 1 KiB.
+    #[cfg(target_os = "linux")]
+    pub unsafe fn tile_products(tiles: *const u16) {
+        let mut config = [0u8; 64];
+        config[0] = 1;
+        for tile in 0..8 {
+            (config[16 + 2 * tile], config[48 + tile]) = (64, 16);
+        }
+        // SAFETY: the caller's claims; tiles are configured and released here.
+        unsafe {
+            core::arch::asm!(
+                "ldtilecfg [{c}]", "tileloadd tmm6, [{t} + {s} + 2048]", "tileloadd tmm7, [{t} + {s} + 3072]",
+                ".irp i, 0, 1, 2, 3\ntilezero tmm\\i\n.endr",
+                "2:",
+                "tileloadd tmm4, [{t} + {s}]", "tdpbf16ps tmm0, tmm4, tmm6", "tdpbf16ps tmm1, tmm4, tmm7",
+                "tileloadd tmm5, [{t} + {s} + 1024]", "tdpbf16ps tmm2, tmm5, tmm6", "tdpbf16ps tmm3, tmm5, tmm7",
+                "dec {n:e}", "jnz 2b", "tilerelease",
+                c = in(reg) config.as_ptr(), t = in(reg) tiles, s = in(reg) 64usize, n = inout(reg) super::BLOCKS => _,
+                out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _, out("tmm4") _, out("tmm5") _,
+                out("tmm6") _, out("tmm7") _, options(nostack),
+            );
+        }
     }
 
     #[target_feature(enable = "avx2,fma,avx512f")]

@@ -64,7 +64,7 @@ pub fn codebook<E: Stored>(
 fn ways(packing: Packing) -> &'static [Search] {
     match packing {
         Packing::F32 => &[Search::F32],
-        Packing::Int8 => &[Search::F32, Search::Coarse, Search::Auto],
+        Packing::Int8 | Packing::Bf16 => &[Search::F32, Search::Coarse, Search::Auto],
         Packing::Caps => &[Search::F32, Search::Pruned, Search::Auto],
     }
 }

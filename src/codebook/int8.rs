@@ -41,7 +41,7 @@ pub(crate) struct Header {
     pub half_norm: f32,
     /// `h / h_int`; 0 where every h is 0.
     pub half_norm_scale: f32,
-    /// Codes that were packed one by one since the scales were chosen.
+    /// Codes that were packed one by one since all were.
     pub(super) changed: f32,
     unused: [f32; 9],
 }
@@ -50,6 +50,7 @@ pub(crate) struct Header {
 unsafe impl bytemuck::Zeroable for Header {}
 // SAFETY: 16 f32 without padding; every bit pattern is a value.
 unsafe impl bytemuck::Pod for Header {}
+const _: () = assert!(size_of::<Header>() == 16 * size_of::<f32>());
 
 impl Header {
     /// Widens the bounds to what one code needs.

@@ -165,14 +165,7 @@ impl Module {
             sys::cuModuleLoadDataEx(module.as_mut_ptr(), text.as_ptr().cast(), 2 as c_uint, options, values)
         };
         if let Err(error) = loaded.result() {
-            let end = log.iter().position(|&byte| byte == 0).unwrap_or(LOG);
-            let log = String::from_utf8_lossy(&log[..end]).into_owned();
-            return Err(match CudaError::from(error) {
-                CudaError::OutOfMemory => CudaError::OutOfMemory,
-                error if log.is_empty() => CudaError::Image { name: image.name, log: std::format!("{error}") },
-                _ => CudaError::Image { name: image.name, log },
-            }
-            .into());
+            return Err(CudaError::of_image(image.name, error, &log).into());
         }
         // SAFETY: the driver has written it, as it succeeded.
         let module = unsafe { module.assume_init() };
@@ -293,10 +286,7 @@ impl Stream {
 // SAFETY: the driver runs kernels of a stream in their order, on the arguments' bytes.
 unsafe impl Queue for Stream {
     unsafe fn launch(&self, kernel: Kernel, grid: Grid, args: &[Arg]) -> Result<()> {
-        let strange = |arg: &Arg| matches!(arg, Arg::Address { owner, .. } if *owner != 0 && *owner != self.id());
-        if args.iter().any(strange) {
-            return Err(CudaError::OtherStream.into());
-        }
+        Arg::check_owner(args, self.id())?;
         self.device.context.bind_to_thread()?;
         let function = self.device.with_module(kernel.image, |module| module.function(kernel.name))?;
         let mut pointers: Vec<*mut c_void> = args

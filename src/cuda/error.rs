@@ -80,6 +80,18 @@ impl core::fmt::Display for CudaError {
     }
 }
 
+impl CudaError {
+    /// Why the driver refused the image of that name, with what its compiler wrote to `log`, which ends at a zero.
+    pub(crate) fn of_image(name: &'static str, error: DriverError, log: &[u8]) -> Self {
+        let log = log.split(|&byte| byte == 0).next().unwrap_or(log);
+        match Self::from(error) {
+            Self::OutOfMemory => Self::OutOfMemory,
+            error if log.is_empty() => Self::Image { name, log: std::format!("{error}") },
+            _ => Self::Image { name, log: String::from_utf8_lossy(log).into_owned() },
+        }
+    }
+}
+
 impl From<CudaError> for Error {
     fn from(error: CudaError) -> Self {
         Self::Cuda(error)
@@ -99,5 +111,31 @@ impl From<DriverError> for CudaError {
 impl From<DriverError> for Error {
     fn from(error: DriverError) -> Self {
         CudaError::from(error).into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use cudarc::driver::sys::CUresult;
+
+    use super::*;
+
+    #[test]
+    fn an_out_of_memory_device_is_told_apart() {
+        let full = DriverError(CUresult::CUDA_ERROR_OUT_OF_MEMORY);
+        assert_eq!(Error::from(full), Error::Cuda(CudaError::OutOfMemory));
+        assert_eq!(CudaError::of_image("search", full, b"no room\0"), CudaError::OutOfMemory);
+        let other = DriverError(CUresult::CUDA_ERROR_ILLEGAL_ADDRESS);
+        assert_eq!(Error::from(other), Error::Cuda(CudaError::Driver(700)));
+    }
+
+    #[test]
+    fn an_image_that_does_not_load_tells_what_the_compiler_said() {
+        let error = DriverError(CUresult::CUDA_ERROR_INVALID_PTX);
+        let told = CudaError::of_image("search", error, b"ptxas fatal: line 7\0\0garbage").to_string();
+        assert_eq!(told, "the driver does not take the kernels of search: ptxas fatal: line 7");
+        // Nothing said, or all of the room used: no zero at the end.
+        assert!(CudaError::of_image("pack", error, &[0; 4]).to_string().ends_with("refused with CUresult 218"));
+        assert!(CudaError::of_image("pack", error, b"cut of").to_string().ends_with("pack: cut of"));
     }
 }

@@ -23,5 +23,6 @@ images! {
     USAGE = "usage",
     RESTART = "restart",
     KMEANS = "kmeans",
+    KMEANS_PASS = "kmeans_pass",
     QUANTIZER = "quantizer",
 }

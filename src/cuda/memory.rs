@@ -248,6 +248,13 @@ impl<'a, T> DeviceMatMut<'a, T> {
         DeviceMatMut { data: self.data.range(first * self.cols, rows * self.cols), rows, cols: self.cols }
     }
 
+    /// The same elements, to be read while nothing writes them: launches follow each other on one queue.
+    pub(crate) fn alias(&self) -> DeviceMatRef<'a, T> {
+        // SAFETY: all of the view; that kernels which read and which write it are launched in turn is the callers' part.
+        let data = unsafe { self.data.place(0, self.data.len()) };
+        DeviceMatRef { data: data.shared(), rows: self.rows, cols: self.cols }
+    }
+
     /// The same elements, only read from now on.
     pub(crate) fn shared(self) -> DeviceMatRef<'a, T> {
         DeviceMatRef { data: self.data.shared(), rows: self.rows, cols: self.cols }
@@ -256,5 +263,71 @@ impl<'a, T> DeviceMatMut<'a, T> {
     /// A shared view of the same elements.
     pub fn as_ref(&self) -> DeviceMatRef<'_, T> {
         DeviceMatRef { data: self.data.as_ref(), rows: self.rows, cols: self.cols }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::codebook::Metric;
+    use crate::cuda::codebook::PackedDeviceCodebook;
+    use crate::cuda::ops;
+    use crate::cuda::queue::{Grid, Kernel};
+    use crate::ops::search::Search;
+
+    /// Runs nothing, and refuses what a stream refuses.
+    struct Quiet(u64);
+
+    // SAFETY: no kernel is run.
+    unsafe impl Queue for Quiet {
+        unsafe fn launch(&self, _: Kernel, _: Grid, args: &[Arg]) -> Result<()> {
+            Arg::check_owner(args, self.id())
+        }
+        fn id(&self) -> u64 {
+            self.0
+        }
+        fn status(&self) -> u64 {
+            64
+        }
+        fn processors(&self) -> u32 {
+            2
+        }
+    }
+
+    fn lent<T>(len: usize, owner: u64) -> DeviceMut<'static, T> {
+        DeviceMut { address: 4096, len, owner, _guard: None, elements: PhantomData }
+    }
+
+    fn mat<T>(rows: usize, cols: usize, owner: u64) -> DeviceMatMut<'static, T> {
+        DeviceMatMut { data: lent(rows * cols, owner), rows, cols }
+    }
+
+    /// Whatever is made of a view (parts, ranges, rows) is still its queue's.
+    #[test]
+    fn views_of_another_queue_are_refused() {
+        let queue = Quiet(1);
+        let other = Err(Error::Cuda(CudaError::OtherStream));
+        let search = |x: u64, book: u64, codes: u64, room: u64| {
+            let storage = PackedDeviceCodebook::storage_len(5, 4, Metric::L2)?;
+            let packing = Quiet(book.max(1));
+            let book = PackedDeviceCodebook::pack(&packing, mat(5, 4, book).shared(), Metric::L2, lent(storage, book))?;
+            let len = ops::search_workspace_len(&queue, 6, &book);
+            let (x, mut codes, mut room) = (mat::<f32>(8, 4, x), lent::<u32>(7, codes), lent(len, room));
+            let (x, x_codes) = (x.as_ref(), &mut codes.range(1, 6));
+            ops::search(&queue, &x.rows_from(1, 6), None, &book, x_codes, None, Search::Coarse, &mut room)
+        };
+        assert_eq!(search(1, 1, 1, 1), Ok(()));
+        // Those of any owner, by address.
+        assert_eq!(search(0, 0, 0, 0), Ok(()));
+        for [x, book, codes, room] in [[2, 1, 1, 1], [1, 2, 1, 1], [1, 1, 2, 1], [1, 1, 1, 2]] {
+            assert_eq!(search(x, book, codes, room), other, "{x} {book} {codes} {room}");
+        }
+        let gather = |codes: u64, book: u64, out: u64| {
+            ops::gather(&queue, &lent::<u32>(3, codes).shared(), &mat(5, 4, book).shared(), &mut mat(3, 4, out))
+        };
+        assert_eq!(gather(1, 0, 1), Ok(()));
+        for [codes, book, out] in [[2, 1, 1], [1, 2, 1], [1, 1, 2]] {
+            assert_eq!(gather(codes, book, out), other);
+        }
     }
 }

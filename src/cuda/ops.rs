@@ -1,4 +1,7 @@
-//! The twins of [`crate::ops`].
+//! The twins of [`crate::ops`]: the same name, the same arguments in the same order (the queue comes first, outputs'
+//! counts and workspaces behind them), the same bits.
+//!
+#![doc = include_str!("twins.md")]
 
 pub mod ema;
 mod gather;

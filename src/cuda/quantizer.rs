@@ -5,7 +5,6 @@
 //! their projector, [`refresh_codes`](DeviceQuantizer::refresh_codes) follows. (In a captured graph, each replay restarts
 //! by the same step's permutation.)
 
-mod arena;
 mod codes;
 mod places;
 mod report;
@@ -15,14 +14,16 @@ mod step;
 pub use report::{REPORT_WORDS, decode as decode_report};
 pub use state::DeviceState;
 
-use self::arena::{Arena, Place};
 use self::places::{LinearPlaces, Places};
+use super::arena::{Arena, Place};
 use super::codebook::PackedDeviceCodebook;
+use super::images::QUANTIZER;
 use super::memory::{DeviceMatMut, DeviceMatRef, DeviceMut, DeviceRef};
 use super::ops::ema::{DeviceActivity, DeviceStatistics};
 use super::ops::restart::DeviceRestarted;
 use super::ops::{self, row_width};
-use super::queue::{Grid, Queue};
+use super::queue::{Grid, Kernel, Queue};
+use super::status::Op;
 use crate::element::Element;
 use crate::error::{Error, Result, same};
 use crate::ops::search::Search;
@@ -135,8 +136,7 @@ impl<'a> DeviceQuantizer<'a> {
     /// [`NO_CODE`](crate::NO_CODE). It overwrites the last step's rows.
     ///
     /// # Errors
-    /// [`Error::Shape`] where the extents differ. Noted in the status: weights outside `0..=1`; rows count from the part, of
-    /// as many rows as the memory is for, that they are in.
+    /// [`Error::Shape`] where the extents differ. Noted in the status: weights outside `0..=1`.
     pub fn encode<E: Element>(
         &mut self,
         queue: &impl Queue,
@@ -149,6 +149,9 @@ impl<'a> DeviceQuantizer<'a> {
         same(OP, "length of codes", x.rows(), codes.len())?;
         ops::check_weights(OP, weights, x.rows())?;
         self.last = 0;
+        if weights.is_some() {
+            self.check_rows(queue, x.rows(), None, weights, Op::Search)?;
+        }
         for first in (0..x.rows()).step_by(self.rows) {
             let x = x.rows_from(first, self.rows);
             let rows = x.rows();
@@ -176,6 +179,7 @@ impl<'a> DeviceQuantizer<'a> {
             return ops::gather(queue, codes, &codebook, output);
         }
         self.last = 0;
+        self.check_rows(queue, codes.len(), Some(codes), None, Op::Gather)?;
         for first in (0..codes.len()).step_by(self.rows) {
             let codes = codes.range(first, self.rows.min(codes.len() - first));
             let mut quantized = self.arena.mat(self.places.quantized, codes.len(), self.config.dim)?;
@@ -243,6 +247,26 @@ impl<'a> DeviceQuantizer<'a> {
             ("projector.bias", projector.dbias),
         ];
         places.into_iter().filter(|(_, place)| place.len > 0).map(|(name, place)| (name, self.arena.at(place).shared()))
+    }
+
+    /// For batches that are worked on in parts of as many rows as the memory is for: what is wrong with a row is noted by
+    /// its place in the whole batch, before any part can note it by its own.
+    fn check_rows(
+        &self,
+        queue: &impl Queue,
+        rows: usize,
+        codes: Option<&DeviceRef<u32>>,
+        weights: Option<&DeviceRef<f32>>,
+        op: Op,
+    ) -> Result<()> {
+        ops::check_extent("quantizer", "rows", rows)?;
+        if rows <= self.rows {
+            return Ok(());
+        }
+        let count = self.config.codes.into();
+        let args = [codes.into(), weights.into(), rows.into(), count, op.into(), queue.status().into()];
+        // SAFETY: the kernel's parameters, over views of as many rows.
+        unsafe { queue.launch(Kernel::new(&QUANTIZER, "check_rows"), Grid::over(rows, 256, 256), &args) }
     }
 
     fn output(&self) -> Place<f32> {

@@ -1,5 +1,6 @@
 //! Where kernels are launched: the one thing that ops ask of a stream.
 
+use super::error::CudaError;
 use super::memory::{DeviceMatMut, DeviceMatRef, DeviceMut, DeviceRef};
 use crate::element::Element;
 use crate::error::Result;
@@ -116,6 +117,16 @@ impl From<f64> for Arg {
 impl Arg {
     /// The null address, for an argument that is left out.
     pub(crate) const NONE: Self = Self::Address { address: 0, owner: 0 };
+
+    /// That no address among `args` is of a view that was made for another queue than `id`: what
+    /// [`Queue::launch`] asks first.
+    ///
+    /// # Errors
+    /// [`CudaError::OtherStream`] where one is.
+    pub fn check_owner(args: &[Self], id: u64) -> Result<()> {
+        let strange = |arg: &Self| matches!(arg, Self::Address { owner, .. } if *owner != 0 && *owner != id);
+        if args.iter().any(strange) { Err(CudaError::OtherStream.into()) } else { Ok(()) }
+    }
 }
 
 impl<T> From<&DeviceRef<'_, T>> for Arg {

@@ -6,7 +6,7 @@ use crate::error::{Error, Result};
 pub const STATUS_WORDS: usize = 8;
 
 /// Ops that note refusals, by the number that kernels give. The order is that of `Op` below.
-const OPS: [&str; 13] = [
+const OPS: [&str; 14] = [
     "search",
     "gather",
     "squared_error",
@@ -20,6 +20,7 @@ const OPS: [&str; 13] = [
     "merge",
     "distances",
     "search_top",
+    "search_mth",
 ];
 
 /// An op's number in [`OPS`].
@@ -38,6 +39,13 @@ pub(crate) enum Op {
     Merge,
     Distances,
     SearchTop,
+    SearchMth,
+}
+
+impl Op {
+    pub const fn name(self) -> &'static str {
+        OPS[self as usize]
+    }
 }
 
 impl From<Op> for super::queue::Arg {

@@ -13,7 +13,8 @@
 //! remembers per lane the best group of 64 or 256 codes; the winning group is then scored again to
 //! locate the code. Cost: `K·(dim + 1) / lanes` vector operations a row; memory: the outputs.
 //! On processors that multiply bytes, integers take that pass, and the codes that a proved bound
-//! leaves over are scored in f32: `K·(⌈dim/4⌉ + 1) / lanes`. [`Search`] names the ways.
+//! leaves over are scored in f32: `K·(⌈dim/4⌉ + 1) / lanes`; on those with AMX, tiles in bf16 do: a 512th of a
+//! matrix instruction for each code and 32 dimensions (8, with two halves each). [`Search`] names the ways.
 
 mod coarse;
 mod kernel;
@@ -77,10 +78,14 @@ pub fn search<E: Element, C: Code>(
     check_width::<C>(codebook.codes())?;
     let (codebook, codes, scores) = (&codebook.view(), Disjoint::new(codes), scores.map(Disjoint::new));
     let (caps, coarse) = match Isa::DOTS {
-        true => (pruned::chosen(cpu, codebook), coarse::chosen(cpu, codebook)),
+        true => (pruned::chosen(cpu, codebook), coarse::chosen(cpu, codebook, x.rows())),
         false => (None, None),
     };
-    let block = if caps.is_some() || coarse.is_some() { coarse::BLOCK_ROWS } else { kernel::BLOCK_ROWS };
+    let block = match (caps, coarse) {
+        (Some(_), _) => coarse::BLOCK_ROWS,
+        (None, Some(coarse)) => coarse.block_rows(),
+        (None, None) => kernel::BLOCK_ROWS,
+    };
     cpu.divide(x.rows(), kernel::part_rows(x.rows(), cpu.threads(), block), &|first, count| {
         let x = x.rows_from(first, count);
         let weights = weights.map(|w| &w[first..first + count]);
@@ -94,8 +99,13 @@ pub fn search<E: Element, C: Code>(
             (Some(caps), _) if Isa::DOTS => {
                 cpu.isa().run_dots(pruned::Pruned { x, weights, codebook, caps, found, counts: &mut counts });
             }
-            (None, Some(int8)) if Isa::DOTS => {
-                cpu.isa().run_dots(coarse::Coarse { x, weights, codebook, int8, found, counts: &mut counts });
+            (None, Some(coarse::Chosen::Bytes(int8))) if Isa::DOTS => {
+                let rows = coarse::Part { x, weights, codebook, found, counts: &mut counts };
+                cpu.isa().run_dots(coarse::ByBytes { rows, int8 });
+            }
+            (None, Some(coarse::Chosen::Tiles(bf16, tiles))) if Isa::DOTS => {
+                let rows = coarse::Part { x, weights, codebook, found, counts: &mut counts };
+                tiles.run(coarse::ByTiles { rows, bf16, tiles });
             }
             _ => cpu.isa().run(kernel::Nearest { x, weights, codebook, found }),
         }

@@ -1,4 +1,4 @@
-//! AVX2 and AVX-512, with the dot products of bytes (VNNI) and without.
+//! AVX2 and AVX-512, with the dot products of bytes (VNNI) and without, and with AMX beside.
 
 mod avx2;
 mod avx512;
@@ -15,6 +15,7 @@ pub(super) enum Tier {
     Avx2Vnni,
     Avx512,
     Avx512Vnni,
+    Amx,
 }
 
 impl Tier {
@@ -28,6 +29,7 @@ impl Tier {
             (Self::Avx2Vnni, avx2 && has_avx_vnni()),
             (Self::Avx512, avx512),
             (Self::Avx512Vnni, avx512 && has_avx512_vnni()),
+            (Self::Amx, avx512 && has_avx512_vnni() && crate::simd::tiles::detected()),
         ];
         all.into_iter().filter_map(|(tier, has)| has.then_some(tier))
     }
@@ -38,13 +40,14 @@ impl Tier {
             Self::Avx2Vnni => "avx2vnni",
             Self::Avx512 => "avx512",
             Self::Avx512Vnni => "avx512vnni",
+            Self::Amx => "amx",
         }
     }
 
     pub fn lanes(self) -> usize {
         match self {
             Self::Avx2 | Self::Avx2Vnni => 8,
-            Self::Avx512 | Self::Avx512Vnni => 16,
+            Self::Avx512 | Self::Avx512Vnni | Self::Amx => 16,
         }
     }
 
@@ -54,7 +57,7 @@ impl Tier {
         match self {
             // Without VNNI the bytes of AVX2 are slower than 16 lanes of f32.
             Self::Avx512 => None,
-            Self::Avx2 | Self::Avx2Vnni | Self::Avx512Vnni => Some(1 << 17),
+            Self::Avx2 | Self::Avx2Vnni | Self::Avx512Vnni | Self::Amx => Some(1 << 17),
         }
     }
 
@@ -64,7 +67,7 @@ impl Tier {
             // SAFETY: these are constructed only after `has_avx2`.
             Self::Avx2 | Self::Avx2Vnni => unsafe { avx2_entry(kernel) },
             // SAFETY: these are constructed only after `has_avx2` and `has_avx512`.
-            Self::Avx512 | Self::Avx512Vnni => unsafe { avx512_entry(kernel) },
+            Self::Avx512 | Self::Avx512Vnni | Self::Amx => unsafe { avx512_entry(kernel) },
         }
     }
 
@@ -76,7 +79,7 @@ impl Tier {
             // SAFETY: constructed only after `has_avx2` and `has_avx_vnni`.
             Self::Avx2Vnni => unsafe { avx2_vnni_entry(kernel) },
             // SAFETY: constructed only after `has_avx2`, `has_avx512` and `has_avx512_vnni`.
-            Self::Avx512Vnni => unsafe { avx512_vnni_entry(kernel) },
+            Self::Avx512Vnni | Self::Amx => unsafe { avx512_vnni_entry(kernel) },
         }
     }
 }

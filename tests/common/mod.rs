@@ -1,6 +1,8 @@
 //! What the integration tests share: data, views, and comparison by bits.
 #![allow(dead_code, reason = "each test uses a part")]
 
+pub mod hard;
+
 use vq_kernels::rng::Rng;
 use vq_kernels::{Cpu, Isa, MatMut, MatRef};
 

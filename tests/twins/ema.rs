@@ -229,10 +229,21 @@ fn coarsening(gpu: &Gpu) {
     for shift in [1, 2, 3, 39, 41, 60, 61, 62, 63, 64, 90, 200] {
         let host = Statistics::from_parts(vec![full; sums.len()], sums.clone(), 1, -149).expect("within weights");
         let mut device = upload(gpu, &host);
+        let there = upload(gpu, &host);
         let mut host = host;
         host.coarsen(-149 + shift);
         device.coarsen(gpu, -149 + shift).expect("fits");
         assert_same(gpu, &device, &host, &format!("by {shift}"));
+        // -- by exponents that only the device knows; then by a smaller one, which changes nothing
+        let exponent = gpu.upload(&[-149i32]);
+        for needed in [-149 + shift, -149] {
+            let (needed, coarser) = (gpu.upload(&[needed]), there.as_parts().1);
+            let args = [(sums.len() as u64).into(), (&exponent).into(), (&needed).into(), coarser.into()];
+            gpu.run("ema", "coarsen_there", sums.len(), 256, &args);
+            gpu.run("ema", "exponent_raise", 1, 1, &[(&needed).into(), (&exponent).into()]);
+            assert_eq!(gpu.read(&exponent), [-149 + shift]);
+            assert_eq!(gpu.read(coarser), host.as_parts().1, "by {shift}, there");
+        }
     }
 }
 
@@ -441,6 +452,32 @@ fn elements_beyond_the_exponent_are_refused_at_both_ends() {
 }
 
 #[test]
+fn counts_at_their_ends() {
+    let gpu = Gpu::default();
+    // -- rows that are left out: NaN in each of 40
+    let (rows, dim) = (40, 2);
+    let mut device = empty(&gpu, 3, dim, 0);
+    let (x, codes) = (gpu.mat(&vec![f32::NAN; rows * dim], rows, dim), gpu.slice(&vec![1u32; rows]));
+    for (before, after) in [(0, 40), (u32::MAX - 40, u32::MAX), (u32::MAX - 39, u32::MAX), (u32::MAX, u32::MAX)] {
+        let mut left_out = gpu.upload(&[before]);
+        device.accumulate(&gpu, &x, &codes, None, Some(&mut left_out)).expect("shapes");
+        assert_eq!(gpu.read(&left_out), [after]);
+    }
+    gpu.check().expect("nothing noted");
+    // -- totals that no rows give, whose sum is beyond i64
+    for weights in [[i64::MAX, 0, 0], [1 << 62, 0, 0]] {
+        let far = |weights: &[i64]| {
+            let (weights, sums) = (gpu.upload(weights), gpu.upload(&[0i64; 6]));
+            DeviceStatistics::from_parts(weights, sums, dim, 0).expect("shapes")
+        };
+        let mut device = far(&weights);
+        device.merge(&gpu, &far(&[i64::MAX, 1, 0])).expect("shapes");
+        assert_eq!(gpu.check(), Err(Error::Overflow { op: "merge", code: 0 }));
+        assert_eq!(gpu.read(device.as_parts().0), [weights[0], 1, 0]);
+    }
+}
+
+#[test]
 fn a_full_code_is_refused() {
     let gpu = Gpu::default();
     let full = 1i64 << 62;
@@ -500,6 +537,7 @@ fn bad_shapes_are_refused_and_no_rows_are_no_work() {
     let mut scratch = gpu.room(observe_scratch_len());
     refused(activity.observe(&gpu, 0.9, &empty(&gpu, 3, 3, 0), &mut scratch));
     refused(activity.observe(&gpu, -0.1, &statistics, &mut scratch));
+    refused(activity.observe(&gpu, 0.9, &statistics, &mut gpu.room(observe_scratch_len() - 1)));
     refused(activity.observe(&gpu, 0.9, &statistics, &mut gpu.room(observe_scratch_len() - 1)));
     let (none, nobody) = (gpu.mat::<f32>(&[], 0, 3), gpu.slice::<u32>(&[]));
     statistics.accumulate(&gpu, &none, &nobody, None, None).expect("no rows");

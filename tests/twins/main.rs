@@ -3,6 +3,19 @@
 //!
 //! Each op's test also asserts that every kernel of its image has run; the table below, that no image
 //! is left out.
+//!
+//! Bad input, and where it is tried:
+//! * wrong lengths, K or M of 0, too little room: `bad_shapes…` and `bad_input_is_refused` of each module;
+//! * NaN, infinities, rows near the ends of f32: `hostile` rows in each `same_bits`, `search::hostile_rows_and_codes`,
+//!   `kmeans_pass::rows_far_larger…`, and every third step of `quantizer`;
+//! * collapsed and duplicated codebooks: `search::ties_duplicates_and_clusters`, `kmeans_pass::empty_centres…`,
+//!   `restart::few_donors_or_none`;
+//! * codes and weights that are none: `the_status_names…` of each module; full counts: `usage::a_full_count_stays_full`,
+//!   `ema::a_full_code_is_refused`, `ema::counts_at_their_ends`;
+//! * views of another stream: `cuda::memory` in the crate, whose check the machine of these tests makes at every launch;
+//! * a device without room, an image that does not load, no driver: `cuda::error` and `cuda::device` in the crate, as
+//!   far as that goes without a device. Memory of another *context* takes two of them: `Stream::on` and the views' `new`
+//!   compare the driver's handles, and await a device.
 #![cfg(feature = "cuda")]
 
 #[path = "../common/mod.rs"]
@@ -14,12 +27,14 @@ mod vm;
 mod ema;
 mod gather;
 mod kmeans;
+mod kmeans_pass;
 mod loss;
 mod normalize;
 mod project;
 mod quantizer;
 mod restart;
 mod search;
+mod table;
 mod text;
 mod usage;
 
@@ -36,6 +51,7 @@ const COVERED: &[&str] = &[
     "usage",
     "restart",
     "kmeans",
+    "kmeans_pass",
     "quantizer",
 ];
 

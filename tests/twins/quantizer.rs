@@ -4,7 +4,7 @@ use vq_kernels::cuda::quantizer::{DeviceQuantizer, DeviceState, REPORT_WORDS, de
 use vq_kernels::cuda::{DeviceMatMut, DeviceMatRef, DeviceMut, DeviceRef};
 use vq_kernels::ops::restart::Rule;
 use vq_kernels::quantizer::{Config, Estimator, Initial, Learner, Quantizer, StateRef};
-use vq_kernels::{Cpu, NO_CODE, Result};
+use vq_kernels::{Cpu, Error, NO_CODE, Result};
 
 use crate::common::{assert_same_bits, assert_same_bits64, mat, paint};
 use crate::support::{Gpu, refused};
@@ -200,6 +200,35 @@ fn projected_centres() {
     let config = Config { learner: Learner::Projector { source_dim: 11 }, restart: None, ..config() };
     twins(config, 70, 4);
     twins(Config { normalize: false, codes: 90, ..config }, 1100, 3);
+}
+
+/// Rows are told by their place in the whole batch, whatever part they are worked on in.
+#[test]
+fn the_status_names_rows_of_the_whole_batch() {
+    let (gpu, cpu) = (Gpu::default(), Cpu::new());
+    for config in [config(), Config { inputs: 6, factorize: false, ..config() }] {
+        let here = Quantizer::new(config, Initial::Normal).expect("a configuration");
+        let memory = gpu.room(DeviceQuantizer::memory_len(&gpu, &config, 10).expect("a configuration"));
+        let mut there = DeviceQuantizer::new(&gpu, config, 10, memory).expect("a configuration");
+        let (count, width) = (35, config.inputs);
+        let x = paint(count * width, 1);
+        for bad in [3, 10, 34] {
+            let mut weights = vec![1.0; count];
+            weights[bad] = 1.5;
+            let expected = here.encode(&cpu, mat(&x, count, width), Some(&weights), &mut vec![0; count]);
+            assert!(matches!(expected, Err(Error::Value { index, .. }) if index == bad), "{expected:?}");
+            let (view, weights) = (gpu.mat(&x, count, width), gpu.slice(&weights));
+            there.encode(&gpu, &view, Some(&weights), &mut gpu.room(count)).expect("shapes");
+            assert_eq!(gpu.check(), expected);
+            let mut codes = vec![7; count];
+            codes[bad] = 300;
+            let mut output = vec![0.0; count * width];
+            let expected = here.decode(&cpu, &codes, crate::common::mat_mut(&mut output, count, width));
+            assert!(matches!(expected, Err(Error::CodeOutOfRange { row, .. }) if row == bad), "{expected:?}");
+            there.decode(&gpu, &gpu.slice(&codes), &mut gpu.mat_room(count, width)).expect("shapes");
+            assert_eq!(gpu.check(), expected);
+        }
+    }
 }
 
 #[test]

@@ -241,6 +241,24 @@ fn bad_input_is_refused() {
     refused(PackedDeviceCodebook::pack(&gpu, values, Metric::Cosine, storage).map(drop));
 }
 
+/// Rows are told by their place in the whole batch, whatever part they are searched in.
+#[test]
+fn the_status_names_rows_of_the_whole_batch() {
+    let gpu = Gpu::default();
+    let both = Both::new(&gpu, &unit_rows(20, 4, 1), 20, 4, Metric::Cosine);
+    let (values, mut weights) = (unit_rows(9, 4, 2), [1.0; 9]);
+    weights[7] = -0.5;
+    let (x, device_weights) = (gpu.mat(&values, 9, 4), gpu.slice(&weights));
+    // Candidates for two rows at a time.
+    let (mut codes, mut scratch) = (gpu.room(9), gpu.room(6));
+    gpu_ops::search_mth(&gpu, &x, Some(&device_weights), &both.gpu, 3, &mut codes, &mut scratch).expect("shapes");
+    let mut scratch = vec![ops::Candidate::NONE; 6];
+    let values = mat(&values, 9, 4);
+    let expected = ops::search_mth(&Cpu::new(), values, Some(&weights), &both.cpu, 3, &mut [0; 9], &mut scratch);
+    assert!(matches!(expected, Err(Error::Value { op: "search_mth", index: 7, .. })), "{expected:?}");
+    assert_eq!(gpu.check(), expected);
+}
+
 #[test]
 fn the_best_few() {
     let gpu = Gpu::default();

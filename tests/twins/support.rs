@@ -31,6 +31,7 @@ enum Memory {
 // SAFETY: each launch is executed to its end before the next, or handed to a stream, on the arguments as given.
 unsafe impl Queue for Gpu {
     unsafe fn launch(&self, kernel: Kernel, grid: Grid, args: &[Arg]) -> Result<()> {
+        Arg::check_owner(args, self.id())?;
         self.launched.borrow_mut().insert(kernel.name);
         let (machine, modules) = match &self.memory {
             Memory::Virtual { machine, modules } => (machine, modules),

@@ -53,6 +53,34 @@ fn counting(gpu: &Gpu) {
     }
 }
 
+/// Counts near the most that there is stay there, by however many rows, runs and warps it is passed.
+#[test]
+fn a_full_count_stays_full() {
+    let gpu = Gpu::default();
+    let full = u64::MAX;
+    let before = [full, full - 1, full - 40, full - 600, full - 5000, 1 << 63, 0, full - 299];
+    let (rows, codes) = (3000, before.len());
+    for seed in 0..3 {
+        let mut of = some_codes(rows, codes, seed);
+        // Runs within a warp, and one code in every other row.
+        of[64..200].fill(2);
+        of.iter_mut().skip(1000).step_by(2).for_each(|code| *code = 7);
+        let mut expected = before;
+        usage::count(&of, None, &mut expected).expect("codes exist");
+        assert_eq!([expected[0], expected[1], expected[2], expected[7]], [full; 4]);
+        assert!(expected[4] < full);
+        let (of, mut counts) = (gpu.slice(&of), gpu.upload(&before));
+        gpu_usage::count(&gpu, &of, None, &mut counts).expect("shapes");
+        assert_eq!(gpu.read(&counts), expected);
+        let counts = gpu.upload(&before);
+        let none = Arg::Address { address: 0, owner: 0 };
+        let args = [(&of).into(), none, rows.into(), codes.into(), COUNT.into(), (&counts).into(), gpu.status().into()];
+        gpu.run("usage", "count_ref", rows, 64, &args);
+        assert_eq!(gpu.read(&counts), expected, "reference");
+        gpu.check().expect("all codes exist");
+    }
+}
+
 fn pruning(gpu: &Gpu) {
     for codes in [0usize, 1, 5, 1000, 4096, 4097, 9000] {
         let mut rng = Rng::new(codes as u64, 3);

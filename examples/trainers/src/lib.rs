@@ -38,6 +38,9 @@ pub mod vqvae;
 // Text as tokens.
 pub mod wordpiece;
 
+// What trained tokenizers are for.
+pub mod tokens;
+
 // What came out.
 pub mod metrics;
 pub mod study;

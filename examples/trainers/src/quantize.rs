@@ -66,11 +66,15 @@ use vq_kernels::{Cpu, Isa, MatMut, MatRef, NO_CODE, Pool, Result, ops};
 
 mod autodiff;
 mod backend;
+#[cfg(feature = "cuda")]
+mod device;
 mod host;
 
 use host::{Shared, lock};
 
 pub use backend::{Pass, QuantizeBackend};
+#[cfg(feature = "cuda")]
+pub use device::{DeviceStep, DeviceVectorQuantizer};
 
 /// A [`Quantizer`] that several threads and the autodiff graph share: clones are handles to the same one.
 ///

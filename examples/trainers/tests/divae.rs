@@ -185,11 +185,11 @@ fn what_does_not_fit_is_refused_in_words() {
         (&["--base", "7"], "multiple of 2"),
         (&["--sampling-steps", "0"], "give 1 to 1000"),
         (&["--samples", "0"], "at least 1"),
-        (&["--commitment", "-1"], "at least 0"),
+        (&["--commitment=-1"], "at least 0"),
         (&["--resume"], "leave out --resume"),
     ];
     for (arguments, expected) in cases {
-        // A later option of one name is the one that counts only where clap is told so: leave out the toy's own.
+        // An option may be given once: the toy's own is left out.
         let toy: Vec<&str> = TOY.chunks(2).filter(|pair| !arguments.contains(&pair[0])).flatten().copied().collect();
         let output = command(PROGRAM, out, &[&toy, arguments].concat()).output().expect("the program starts");
         let message = String::from_utf8_lossy(&output.stderr);

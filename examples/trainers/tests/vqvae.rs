@@ -13,10 +13,8 @@ use trainers::vqvae::options::Options;
 use trainers::vqvae::presets::Preset;
 use trainers::vqvae::tokenizer::Tokenizer;
 
-const PROGRAM: Program = Program {
-    path: env!("CARGO_BIN_EXE_train_vqvae"),
-    toy: &["--preset", "tiny", "--scenes", "12", "--hold-out", "0.3"],
-};
+const PROGRAM: Program =
+    Program { path: env!("CARGO_BIN_EXE_train_vqvae"), toy: &["--preset", "tiny", "--scenes", "12"] };
 
 const MODALITIES: [&str; 4] = ["rgb", "semseg", "features", "masks"];
 
@@ -98,7 +96,7 @@ fn what_does_not_fit_is_refused_in_words() {
         (&["--modality", "features", "--views", "0"], "at least 1"),
         (&["--modality", "masks", "--perceptual-weight", "1"], "is for colour images"),
         (&["--modality", "semseg", "--classes", "1"], "classes"),
-        (&["--commitment", "-1"], "at least 0"),
+        (&["--commitment=-1"], "at least 0"),
         (&["--data", "absent"], "absent"),
         (&["--codes", "0"], "codes"),
         (&["--steps", "0"], "at least one step"),

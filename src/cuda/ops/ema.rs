@@ -174,6 +174,29 @@ impl<'a> DeviceStatistics<'a> {
         Ok(())
     }
 
+    /// [`coarsen`](Self::coarsen) to the exponent `needed` `[1]`, where it is larger than these sums' own: `exponent`
+    /// `[1]`, that of [`clear_for`](Self::clear_for), which moves on to it.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] unless each is one number; what the driver refuses.
+    pub(crate) fn coarsen_for(
+        &mut self,
+        queue: &impl Queue,
+        needed: &DeviceRef<i32>,
+        exponent: &mut DeviceMut<i32>,
+    ) -> Result<()> {
+        same("coarsen", "length of needed", 1, needed.len())?;
+        same("coarsen", "length of exponent", 1, exponent.len())?;
+        let there = Arg::from(&*exponent);
+        let args = [(self.sums.len() as u64).into(), there, needed.into(), (&mut self.sums).into()];
+        let grid = Grid::over(self.sums.len(), THREADS as usize, THREADS);
+        // SAFETY: the kernels' parameters, over views whose extents are checked.
+        unsafe {
+            queue.launch(Kernel::new(&EMA, "coarsen_there"), grid, &args)?;
+            queue.launch(Kernel::new(&EMA, "exponent_raise"), Grid::over(1, 1, 1), &[needed.into(), there])
+        }
+    }
+
     pub(crate) fn known(&self) -> Result<()> {
         match self.exponent_there {
             0 => Ok(()),
@@ -206,7 +229,7 @@ impl<'a> DeviceStatistics<'a> {
     }
 
     /// Adds the rows of `x` `[rows, dim]` to their `codes` `[rows]`, and to `left_out` `[1]`, where it is given, how
-    /// many rows with a code were left out for an infinity or NaN in them.
+    /// many rows with a code were left out for an infinity or NaN in them; a full count stays full.
     ///
     /// A weight outside `0..=1`, an element beyond ±2^`exponent`, a code that does not exist, and more than 2²² rows
     /// of a code are noted in the queue's status; those rows are not added.

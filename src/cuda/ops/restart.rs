@@ -40,6 +40,7 @@ pub struct DeviceRestarted {
 unsafe impl bytemuck::Zeroable for DeviceRestarted {}
 // SAFETY: four words without gaps, for which any bits are values.
 unsafe impl bytemuck::Pod for DeviceRestarted {}
+const _: () = assert!(size_of::<DeviceRestarted>() == 4 * size_of::<u32>());
 
 /// The parts of the scratch, by their first words.
 struct Parts {

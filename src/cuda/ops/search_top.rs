@@ -23,18 +23,16 @@ pub fn search_top<E: Element>(
     codebook: &PackedDeviceCodebook,
     best: &mut DeviceMatMut<Candidate>,
 ) -> Result<()> {
-    const OP: &str = "search_top";
-    same(OP, "rows of best", x.rows(), best.rows())?;
+    same(Op::SearchTop.name(), "rows of best", x.rows(), best.rows())?;
     let m = best.cols();
-    launch(queue, OP, x, weights, codebook, m, 0..x.rows(), &mut best.data())
+    launch(queue, Op::SearchTop, x, weights, codebook, m, 0..x.rows(), &mut best.data())
 }
 
 /// The `m`-th best code of each row (1 is the nearest), into `codes` `[rows]`; [`NO_CODE`](crate::NO_CODE) where a
 /// row has fewer. `scratch` holds at least `m` candidates; with `m · rows` all rows go at once.
 ///
 /// # Errors
-/// As [`search_top`]; [`Error::Shape`] for a `scratch` shorter than `m`. Rows in the status count from the part of
-/// `scratch.len() / m` rows that they are in.
+/// As [`search_top`]; [`Error::Shape`] for a `scratch` shorter than `m`.
 pub fn search_mth<E: Element>(
     queue: &impl Queue,
     x: &DeviceMatRef<E>,
@@ -44,7 +42,7 @@ pub fn search_mth<E: Element>(
     codes: &mut DeviceMut<u32>,
     scratch: &mut DeviceMut<Candidate>,
 ) -> Result<()> {
-    const OP: &str = "search_mth";
+    const OP: &str = Op::SearchMth.name();
     same(OP, "length of codes", x.rows(), codes.len())?;
     if m == 0 {
         return Err(Error::Empty { op: OP, arg: "m" });
@@ -55,7 +53,7 @@ pub fn search_mth<E: Element>(
     let block = scratch.len() / m;
     for first in (0..x.rows()).step_by(block) {
         let rows = block.min(x.rows() - first);
-        launch(queue, OP, x, weights, codebook, m, first..first + rows, scratch)?;
+        launch(queue, Op::SearchMth, x, weights, codebook, m, first..first + rows, scratch)?;
         let picked = codes.arg(4 * first);
         let args = [Arg::from(&*scratch), rows.into(), m.into(), picked];
         // SAFETY: the kernel's parameters; scratch holds the rows' candidates, codes a place for each row.
@@ -67,7 +65,7 @@ pub fn search_mth<E: Element>(
 #[expect(clippy::too_many_arguments, reason = "the two ops' arguments, and which rows")]
 fn launch<E: Element>(
     queue: &impl Queue,
-    op: &'static str,
+    number: Op,
     x: &DeviceMatRef<E>,
     weights: Option<&DeviceRef<f32>>,
     codebook: &PackedDeviceCodebook,
@@ -75,6 +73,7 @@ fn launch<E: Element>(
     rows: core::ops::Range<usize>,
     best: &mut DeviceMut<Candidate>,
 ) -> Result<()> {
+    let op = number.name();
     same(op, "columns of x", codebook.dim(), x.cols())?;
     check_weights(op, weights, x.rows())?;
     check_extent(op, "rows", x.rows())?;
@@ -90,12 +89,12 @@ fn launch<E: Element>(
     let codes = &codebook.codebook;
     let vector = codebook.dim().is_multiple_of(4) && codes.data().address().is_multiple_of(16);
     let kernel = Kernel::of::<E>(&SEARCH_TOP, ["search_top_f32", "search_top_f16", "search_top_bf16"]);
-    let from = x.data().arg(rows.start * codebook.dim() * size_of::<E>());
     let args = [
-        from,
-        weights.map_or(Arg::NONE, |weights| weights.arg(4 * rows.start)),
+        x.into(),
+        weights.into(),
         codes.into(),
         codebook.half_norms(),
+        rows.start.into(),
         rows.len().into(),
         codebook.codes().into(),
         codebook.dim().into(),
@@ -103,7 +102,7 @@ fn launch<E: Element>(
         m.into(),
         Arg::from(&*best),
         queue.status().into(),
-        Op::SearchTop.into(),
+        number.into(),
     ];
     let blocks = rows.len().min(8 * queue.processors().max(1) as usize) as u32;
     // SAFETY: the kernel's parameters; best holds m candidates for each of the rows.

@@ -16,7 +16,7 @@ const THREADS: u32 = 256;
 /// The one block that walks over all codes.
 const WALK: Grid = Grid { blocks: [1; 3], threads: 1024 };
 
-/// Adds 1 to `counts[k]` `[K]` for each row of code `k` and nonzero weight: weights act as a mask.
+/// Adds 1 to `counts[k]` `[K]` for each row of code `k` and nonzero weight: weights act as a mask. A full count stays full.
 ///
 /// A weight outside `0..=1` and a code that does not exist are noted in the queue's status; the other rows are
 /// counted.

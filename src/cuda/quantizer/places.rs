@@ -1,7 +1,7 @@
 //! Where everything of a quantizer lies in its memory.
 
-use super::arena::{Layout, Place};
 use super::report::REPORT_WORDS;
+use crate::cuda::arena::{Layout, Place};
 use crate::cuda::codebook::PackedDeviceCodebook;
 use crate::cuda::ops::ema::observe_scratch_len;
 use crate::cuda::ops::loss::squared_error_workspace_len;

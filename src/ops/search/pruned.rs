@@ -12,7 +12,7 @@
 
 use core::mem::MaybeUninit;
 
-use super::coarse::{BLOCK_ROWS, Bits, NOTHING, Row, quantize};
+use super::coarse::{BLOCK_ROWS, Bits, Bound, Row, quantize};
 use super::kernel::{ActiveRows, Found, Running, chains, nearest_block};
 use super::tally::{Counts, Search};
 use super::top::Candidate;
@@ -208,8 +208,14 @@ unsafe fn one_row<V: Lanes, D: Dots, const S: usize>(
     let mut words = [0i32; MAX_DIM / 4];
     // SAFETY: the caller's claim.
     let row = quantize::<D>(unsafe { core::slice::from_raw_parts(x, dim) }, &caps.header, &mut words)?;
-    let mut kept =
-        KeptCodes { codes: kept, count: 0, best: NOTHING, threshold: NOTHING, margin: row.margin, overflow: false };
+    let mut kept = KeptCodes {
+        codes: kept,
+        count: 0,
+        best: Row::NOTHING,
+        threshold: Row::NOTHING,
+        margin: row.margin,
+        overflow: false,
+    };
     let angles = &angles[..caps.cells()];
     // SAFETY: V by the caller.
     let nearest = unsafe { largest::<V>(angles) };

@@ -12,7 +12,8 @@ pub enum Search {
     /// [packed](crate::Packing::Caps) in cells.
     Pruned,
     /// Integer scores first, where the codebook is [packed](crate::Packing::Int8) for it; only codes that
-    /// come near a row's best are scored in f32. Slow where the machine has no instruction for it.
+    /// come near a row's best are scored in f32. Slow where the machine has no instruction for it. Scores in bf16
+    /// instead, where the codebook is [packed](crate::Packing::Bf16) for AMX and it [may be used](crate::Isa::amx()).
     Coarse,
 }
 

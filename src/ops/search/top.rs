@@ -27,6 +27,7 @@ pub struct Candidate {
 unsafe impl bytemuck::Zeroable for Candidate {}
 // SAFETY: an f32 and a u32 without padding, and every bit pattern is a value of each.
 unsafe impl bytemuck::Pod for Candidate {}
+const _: () = assert!(size_of::<Candidate>() == size_of::<f32>() + size_of::<u32>());
 
 impl Candidate {
     /// No code: what a row's missing candidates are filled up with.

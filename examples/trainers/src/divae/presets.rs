@@ -160,9 +160,9 @@ fn short(config: Config, steps: u64, batch: usize, lr: f64) -> Config {
 
 fn small(kind: Kind) -> Config {
     let config = four_m(kind, 1024, 1e-4, 1);
-    let decoder = UnetConfig { base: 32, res_blocks: 2, ..config.decoder };
-    let encoder = VitConfig::new(64, 8, 128, 3, 4).with_channels(kind.channels());
-    short(Config { encoder, decoder, drop_codes: 0.1, ..config }, 800, 16, 1e-3)
+    let decoder = UnetConfig { base: 32, res_blocks: 1, ..config.decoder };
+    let encoder = VitConfig::new(32, 4, 96, 2, 4).with_channels(kind.channels());
+    short(Config { encoder, decoder, drop_codes: 0.1, ..config }, 1000, 16, 1e-3)
 }
 
 fn tiny(kind: Kind) -> Config {

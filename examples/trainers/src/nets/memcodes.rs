@@ -168,8 +168,8 @@ impl<B: Backend> Memcodes<B> {
         Ok(Memorized { output: to(dtype, chosen + (soft.clone() - soft.detach())), codes })
     }
 
-    /// The codes of `rows` `[rows, dim]` without noise, head by head: `rows · heads`, row by row. Keeps no graph worth its name:
-    /// pass rows of a backend without gradients.
+    /// The codes of `rows` `[rows, dim]` without noise, head by head: `rows · heads`, row by row. For rows of a
+    /// backend without gradients: with them, a graph of all blocks is kept until the codes are known.
     ///
     /// # Errors
     /// Rows of another width.

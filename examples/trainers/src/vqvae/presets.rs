@@ -176,9 +176,11 @@ fn small(kind: Kind) -> Config {
         }
         Kind::Features => {
             let map = VitConfig::feature_map(512, 14, 128, 2, 4);
-            let config =
-                Config { encoder: map.clone(), decoder: map, codes: codes(2048, 32), ..four_m_features(512, 14, 8) };
-            short(config, 400, 8, 1e-3)
+            let (encoder, decoder, codes) = (map.clone(), map, codes(2048, 32));
+            let augment = Augment { min_scale: 0.5, flip: true };
+            // With 4M's weight of 1 a short training draws all latents to few codes, before the decoder has learnt them.
+            let config = Config { encoder, decoder, codes, augment, commitment: 0.05, ..four_m_features(512, 14, 8) };
+            short(config, 400, 4, 2e-3)
         }
         Kind::Masks => {
             // Without 4M's two blocks behind the decoder, which over one channel do nothing: see `OutConv`.

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use burn::tensor::Tensor;
+use burn::tensor::{FloatDType, Tensor};
 use serde_json::Value;
 
 use super::config::Config;
@@ -83,7 +83,7 @@ impl<B: TrainBackend> Task<B> for VqvaeTask<B> {
         let mut terms = vec![("reconstruction", number(&term))];
         let mut total = term + quantized.commitment_loss.clone().mul_scalar(self.config.commitment);
         if let (Some(perceptual), Sample::Values(images)) = (&self.perceptual, sample) {
-            let distance = perceptual.distance(output.cast(burn::tensor::FloatDType::F32), images).mean();
+            let distance = perceptual.distance(output.cast(FloatDType::F32), images).mean();
             terms.push(("perceptual", number(&distance)));
             total = total + distance.mul_scalar(self.config.perceptual);
         }

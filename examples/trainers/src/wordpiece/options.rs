@@ -173,6 +173,9 @@ fn tell(out: &Path, summary: &Value) {
     );
     for (label, key) in [("training     ", "training_texts"), ("held out     ", "held_out_texts")] {
         let report = &summary[key];
+        if number(&report["texts"]) == 0.0 {
+            continue;
+        }
         eprintln!(
             "{label} {} texts, {:.3} tokens a word, {} [UNK], {} do not come back",
             report["texts"],

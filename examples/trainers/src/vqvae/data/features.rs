@@ -115,6 +115,11 @@ impl FeatureMaps {
         self.values.len() / (self.channels * self.size * self.size).max(1)
     }
 
+    /// One map `[channels, size, size]`; nothing where there are not as many.
+    pub fn map(&self, at: usize) -> &[f32] {
+        self.values.chunks_exact((self.channels * self.size * self.size).max(1)).nth(at).unwrap_or_default()
+    }
+
     /// `(training, held out)`, by lot.
     ///
     /// # Errors
