@@ -28,7 +28,7 @@ pub use batches::{FixedMaps, MapBatch, MapBatches, Resolutions};
 pub use edges::canny;
 pub use modality::{Mirror, Modality, Resampling};
 pub use numbers::vector_width;
-pub use pictures::picture_of;
+pub use pictures::{label_colour, picture_of};
 pub use poses::{JOINTS, PARENTS, POSE, rotation_matrix};
 pub use stored::{Map, Scale};
 
@@ -84,7 +84,10 @@ impl Maps {
         modality.check()?;
         let (name, stored) = match source {
             &Source::Scenes { count, size, seed } => (
-                format!("{modality} of {count} rendered scenes of {size} px, seed {seed}"),
+                match modality.is_vector() {
+                    true => format!("{count} made maps of {modality}, seed {seed}"),
+                    false => format!("{modality} of {count} rendered scenes of {size} px, seed {seed}"),
+                },
                 scenes::of_scenes(modality, count, size, seed, opening.progress)?,
             ),
             Source::Path(path) => {

@@ -3,11 +3,11 @@
 use serde::{Deserialize, Serialize};
 
 use crate::common::failure::Failure;
-use crate::data::maps::Modality;
+use crate::data::maps::{Modality, Scale};
 use crate::nets::bottleneck::BottleneckConfig;
 use crate::nets::memcodes::MemcodesConfig;
 use crate::shell::{Codes, Settings};
-use crate::vqvae::config::{Reconstruction, Scale};
+use crate::vqvae::config::Reconstruction;
 
 /// How latents become tokens.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -6,8 +6,7 @@ use burn::tensor::{Tensor, TensorData};
 use super::config::Config;
 use crate::common::failure::Failure;
 use crate::data::Augment;
-use crate::data::maps::{FixedMaps, MapBatch, MapBatches, Maps, Modality};
-use crate::vqvae::config::Scale;
+use crate::data::maps::{FixedMaps, MapBatch, MapBatches, Maps, Modality, Scale};
 
 /// Training vectors whose values the scale is taken from.
 const SCALE_SAMPLES: usize = 1024;

@@ -3,12 +3,12 @@
 use clap::ValueEnum;
 
 use super::config::{Coding, Config};
-use crate::data::maps::Modality;
+use crate::data::maps::{Modality, Scale};
 use crate::nets::bottleneck::BottleneckConfig;
 use crate::nets::memcodes::MemcodesConfig;
 use crate::optim::OptimizerConfig;
 use crate::shell::{Codes, Settings, System};
-use crate::vqvae::config::{Reconstruction, Scale};
+use crate::vqvae::config::Reconstruction;
 
 /// A configuration by name. Those of 4M name what they are of, the others leave it to `--modality`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::common::failure::Failure;
 use crate::data::Augment;
+use crate::data::maps::Scale;
 use crate::metrics::maps::Distance;
 use crate::nets::vit::VitConfig;
 use crate::shell::{Codes, Settings};
@@ -79,31 +80,6 @@ impl Reconstruction {
     }
 }
 
-/// The mean and the deviation of all values of a training set of features, all channels together: the networks see `(x − mean) / deviation`,
-/// in which losses are also given. 4M takes features as they come, which are of about 1; SqueezeNet's are of hundreds.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Scale {
-    /// Subtracted.
-    pub mean: f32,
-    /// Divided by.
-    pub deviation: f32,
-}
-
-impl Scale {
-    /// That changes nothing.
-    pub const ONE: Self = Self { mean: 0.0, deviation: 1.0 };
-
-    /// Of a value as it comes.
-    pub fn apply(&self, value: f32) -> f32 {
-        (value - self.mean) / self.deviation
-    }
-
-    /// Back again.
-    pub fn undo(&self, value: f32) -> f32 {
-        value * self.deviation + self.mean
-    }
-}
-
 /// All that defines a run, but its data and its frozen networks.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Config {
@@ -123,7 +99,8 @@ pub struct Config {
     pub commitment: f64,
     /// How training crops vary.
     pub augment: Augment,
-    /// Of features.
+    /// Of features: the mean and the deviation of all values of the training set, all channels together, in which losses are also given. 4M takes
+    /// features as they come, which are of about 1; SqueezeNet's are of hundreds.
     pub scale: Scale,
     /// How long, how fast, from which seed.
     pub settings: Settings,

@@ -3,10 +3,10 @@
 use burn::tensor::backend::Backend;
 use burn::tensor::{Tensor, TensorData};
 
-use super::config::{Config, Modality, Scale};
+use super::config::{Config, Modality};
 use super::model::Sample;
 use crate::common::failure::Failure;
-use crate::data::maps::{self, FixedMaps, MapBatch, MapBatches, Maps};
+use crate::data::maps::{self, FixedMaps, MapBatch, MapBatches, Maps, Scale};
 
 mod features;
 

@@ -2,8 +2,9 @@
 
 use clap::ValueEnum;
 
-use super::config::{Config, Modality, Reconstruction, Scale};
+use super::config::{Config, Modality, Reconstruction};
 use crate::data::Augment;
+use crate::data::maps::Scale;
 use crate::nets::vit::{OutConv, VitConfig};
 use crate::optim::OptimizerConfig;
 use crate::shell::{Codes, Settings, System};

@@ -9,6 +9,7 @@ use super::tokenizer::{Tokenizer, classes, probabilities};
 use crate::common::failure::Failure;
 use crate::common::images::Rgb;
 use crate::common::plots::sheet_png;
+use crate::data::maps::label_colour;
 use crate::metrics::{Frechet, Pca};
 use crate::params::host;
 use crate::quantize::QuantizeBackend;
@@ -55,22 +56,8 @@ pub fn draw<B: QuantizeBackend>(
 pub fn label_pictures(labels: &[u32], size: usize) -> Vec<Rgb> {
     labels
         .chunks_exact((size * size).max(1))
-        .map(|map| picture(size, map.iter().flat_map(|&label| colour(label))))
+        .map(|map| picture(size, map.iter().flat_map(|&label| label_colour(label))))
         .collect()
-}
-
-/// The colour of a class: black for 0, then hues a golden angle apart, in three brightnesses by turns.
-fn colour(class: u32) -> [f32; 3] {
-    if class == 0 {
-        return [0.0; 3];
-    }
-    let hue = (class as f32 * 0.618_034).fract() * 6.0;
-    let value = [1.0, 0.75, 0.55][class as usize % 3];
-    // A hue's distance from red, green and blue, around the circle of six.
-    [0.0_f32, 2.0, 4.0].map(|centre| {
-        let distance = (hue - centre).abs();
-        value * (2.0 - distance.min(6.0 - distance)).clamp(0.0, 1.0)
-    })
 }
 
 /// Masks `[n, size, size]` in `0..=1`, in grey.

@@ -49,7 +49,7 @@ impl<B: QuantizeBackend> Tokenizer<B> {
         Ok(Self::of(config, trained))
     }
 
-    /// Tokens of samples in raster order, and their grid `[batch, h, w]`. Features are to be scaled by [`Scale::apply`](super::config::Scale::apply)
+    /// Tokens of samples in raster order, and their grid `[batch, h, w]`. Features are to be scaled by [`Scale::apply`](crate::data::maps::Scale::apply)
     /// before.
     ///
     /// # Errors

@@ -191,7 +191,10 @@ impl FixedMaps {
 
     /// The set in words, for tables: whoever repeats it gets the same crops.
     pub fn name(&self) -> String {
-        format!("{}: {} centre crops, {} px", self.maps.name(), self.len(), self.size)
+        match self.maps.modality().is_vector() {
+            true => self.maps.name().to_owned(),
+            false => format!("{}: {} centre crops, {} px", self.maps.name(), self.len(), self.size),
+        }
     }
 
     /// What the crops are cut from.

@@ -40,7 +40,7 @@ pub(super) fn standardised(values: &[f32]) -> (Vec<f32>, Scale) {
     let mean = middle.iter().copied().map(f64::from).sum::<f64>() / count;
     let variance = middle.iter().map(|&value| (f64::from(value) - mean).powi(2)).sum::<f64>() / count;
     let scale = Scale { mean: mean as f32, deviation: (variance + EPSILON).sqrt() as f32 };
-    (values.iter().map(|value| (value - scale.mean) / scale.deviation).collect(), scale)
+    (values.iter().map(|&value| scale.apply(value)).collect(), scale)
 }
 
 #[cfg(test)]

@@ -84,7 +84,7 @@ fn distances(values: &[f32]) -> Vec<[f32; 3]> {
 }
 
 /// A colour for every label: black for 0, which is often nothing, then hues a golden angle apart, by turns bright and dark, so that neighbours differ.
-fn label_colour(label: u32) -> [f32; 3] {
+pub fn label_colour(label: u32) -> [f32; 3] {
     if label == 0 {
         return [0.0; 3];
     }

@@ -1,12 +1,14 @@
 //! One map: as it is handed out, and as it is kept.
 
+use serde::{Deserialize, Serialize};
+
 use super::modality::{Mirror, Modality, Resampling};
 use crate::common::failure::Failure;
 use crate::data::picture::in_range;
 use crate::data::resample::{Part, Window, nearest, resample};
 
-/// The mean and the deviation that values were standardised by: `(x − mean) / deviation`.
-#[derive(Clone, Copy, Debug, PartialEq)]
+/// The mean and the deviation by which values are standardised: networks see `(x − mean) / deviation`.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Scale {
     /// Subtracted.
     pub mean: f32,
@@ -15,7 +17,15 @@ pub struct Scale {
 }
 
 impl Scale {
-    /// A standardised value back to what it was.
+    /// That changes nothing.
+    pub const ONE: Self = Self { mean: 0.0, deviation: 1.0 };
+
+    /// Of a value as it comes.
+    pub fn apply(&self, value: f32) -> f32 {
+        (value - self.mean) / self.deviation
+    }
+
+    /// Back again.
     pub fn undo(&self, value: f32) -> f32 {
         value * self.deviation + self.mean
     }

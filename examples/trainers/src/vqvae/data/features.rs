@@ -4,12 +4,12 @@ use std::path::Path;
 
 use burn::tensor::backend::Backend;
 
-use super::super::config::Scale;
 use super::{CROPS, Samples, Values};
 use crate::common::failure::{Context, Failure};
 use crate::common::random::generator;
 use crate::common::tensors::SafetensorsFile;
 use crate::common::terminal::{Count, Progress, interrupted};
+use crate::data::maps::Scale;
 use crate::data::{Augment, Dataset, Permutation, fixed_crops};
 use crate::features::VisionEncoder;
 use crate::params::host;
