@@ -150,7 +150,7 @@ impl<'a> DeviceQuantizer<'a> {
         ops::check_weights(OP, weights, x.rows())?;
         self.last = 0;
         if weights.is_some() {
-            self.check_rows(queue, x.rows(), None, weights, Op::Search)?;
+            self.check_rows(queue, x.rows(), None, weights, Op::Encode)?;
         }
         for first in (0..x.rows()).step_by(self.rows) {
             let x = x.rows_from(first, self.rows);
@@ -179,7 +179,7 @@ impl<'a> DeviceQuantizer<'a> {
             return ops::gather(queue, codes, &codebook, output);
         }
         self.last = 0;
-        self.check_rows(queue, codes.len(), Some(codes), None, Op::Gather)?;
+        self.check_rows(queue, codes.len(), Some(codes), None, Op::Decode)?;
         for first in (0..codes.len()).step_by(self.rows) {
             let codes = codes.range(first, self.rows.min(codes.len() - first));
             let mut quantized = self.arena.mat(self.places.quantized, codes.len(), self.config.dim)?;
@@ -249,8 +249,8 @@ impl<'a> DeviceQuantizer<'a> {
         places.into_iter().filter(|(_, place)| place.len > 0).map(|(name, place)| (name, self.arena.at(place).shared()))
     }
 
-    /// For batches that are worked on in parts of as many rows as the memory is for: what is wrong with a row is noted by
-    /// its place in the whole batch, before any part can note it by its own.
+    /// What is wrong with a row is noted under the op that was called and by the row's place in the whole batch, before a
+    /// part of it can be noted by an op that it is made of.
     fn check_rows(
         &self,
         queue: &impl Queue,
@@ -260,7 +260,7 @@ impl<'a> DeviceQuantizer<'a> {
         op: Op,
     ) -> Result<()> {
         ops::check_extent("quantizer", "rows", rows)?;
-        if rows <= self.rows {
+        if rows == 0 {
             return Ok(());
         }
         let count = self.config.codes.into();

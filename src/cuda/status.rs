@@ -6,7 +6,7 @@ use crate::error::{Error, Result};
 pub const STATUS_WORDS: usize = 8;
 
 /// Ops that note refusals, by the number that kernels give. The order is that of `Op` below.
-const OPS: [&str; 14] = [
+const OPS: [&str; 16] = [
     "search",
     "gather",
     "squared_error",
@@ -21,6 +21,8 @@ const OPS: [&str; 14] = [
     "distances",
     "search_top",
     "search_mth",
+    "encode",
+    "decode",
 ];
 
 /// An op's number in [`OPS`].
@@ -40,6 +42,8 @@ pub(crate) enum Op {
     Distances,
     SearchTop,
     SearchMth,
+    Encode,
+    Decode,
 }
 
 impl Op {

@@ -23,17 +23,23 @@ fn rows(count: usize, width: usize, step: u64) -> Vec<f32> {
     x
 }
 
-fn twins(config: Config, count: usize, steps: u64) -> Gpu {
-    let (gpu, cpu, width) = (Gpu::default(), Cpu::new(), config.inputs);
-    let mut here = Quantizer::new(config, Initial::Normal).expect("a configuration");
-    let memory = gpu.room(DeviceQuantizer::memory_len(&gpu, &config, count).expect("a configuration"));
-    let mut there = DeviceQuantizer::new(&gpu, config, count, memory).expect("a configuration");
+/// The same quantizer here and there, for batches of up to `count` rows.
+fn pair(gpu: &Gpu, config: Config, count: usize) -> (Quantizer, DeviceQuantizer<'static>) {
+    let here = Quantizer::new(config, Initial::Normal).expect("a configuration");
+    let memory = gpu.room(DeviceQuantizer::memory_len(gpu, &config, count).expect("a configuration"));
+    let mut there = DeviceQuantizer::new(gpu, config, count, memory).expect("a configuration");
     let copy = |place: &mut DeviceMut<u8>, bytes: &[u8]| {
         gpu.write(place.address(), bytes);
         Ok(())
     };
     there.write(&here, copy).expect("the same configuration");
-    there.refresh(&gpu).expect("launches");
+    there.refresh(gpu).expect("launches");
+    (here, there)
+}
+
+fn twins(config: Config, count: usize, steps: u64) -> Gpu {
+    let (gpu, cpu, width) = (Gpu::default(), Cpu::new(), config.inputs);
+    let (mut here, mut there) = pair(&gpu, config, count);
     for step in 0..steps {
         // The last batch is a smaller one.
         let count = if step + 1 == steps { count / 2 } else { count };
@@ -207,9 +213,7 @@ fn projected_centres() {
 fn the_status_names_rows_of_the_whole_batch() {
     let (gpu, cpu) = (Gpu::default(), Cpu::new());
     for config in [config(), Config { inputs: 6, factorize: false, ..config() }] {
-        let here = Quantizer::new(config, Initial::Normal).expect("a configuration");
-        let memory = gpu.room(DeviceQuantizer::memory_len(&gpu, &config, 10).expect("a configuration"));
-        let mut there = DeviceQuantizer::new(&gpu, config, 10, memory).expect("a configuration");
+        let (here, mut there) = pair(&gpu, config, 10);
         let (count, width) = (35, config.inputs);
         let x = paint(count * width, 1);
         for bad in [3, 10, 34] {
