@@ -245,8 +245,8 @@ mod tests {
         let save = |file: &TokenFile| file.save(&path, Width::U32).expect("a file");
         save(&TokenFile { names: vec!["one".into()], ..file.clone() });
         refusal(TokenFile::load(&path), "1 names for 2 samples");
-        save(&TokenFile { about: About { grid: [2, 2], ..about(10, false) }, ..file.clone() });
-        refusal(TokenFile::load(&path), "t.safetensors");
+        let uneven = TokenFile { about: About { grid: [2, 2], ..about(10, false) }, ..file.clone() };
+        assert!(uneven.save(&path, Width::U32).is_err_and(|failure| failure.to_string().contains("t.safetensors")));
         for offsets in [vec![], vec![0], vec![0, 5], vec![1, 6], vec![0, 4, 2, 6]] {
             save(&TokenFile { offsets, about: about(10, true), ..file.clone() });
             refusal(TokenFile::load(&path), "its offsets do not divide its 6 tokens");

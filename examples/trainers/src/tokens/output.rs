@@ -118,7 +118,8 @@ impl<'a> Writer<'a> {
 /// A name inside the directory, whatever the sample is called: its number, the name's harmless characters, and the ending
 /// by which the modality is known again.
 fn file_name(number: usize, name: &str, modality: Modality) -> String {
-    let stem = name.rsplit_once('.').map_or(name, |(stem, _)| stem);
+    // A dot in front of the last part is a folder's.
+    let stem = name.rsplit_once('.').filter(|(_, ending)| !ending.contains('/')).map_or(name, |(stem, _)| stem);
     let harmless = |c: char| if c.is_ascii_alphanumeric() || c == '-' { c } else { '_' };
     let stem: String = stem.chars().take(LONGEST_NAME).map(harmless).collect();
     let ending = match modality {
