@@ -1,7 +1,9 @@
-//! VQ-GAN trainings, whole, from `vq-kernels` and burn: VQGAN, VQGAN-FC, VQGAN-EMA and VQGAN-LC, with CNN or ViT.
+//! Trainings of tokenizers, whole, from `vq-kernels` and burn: VQGAN, VQGAN-FC, VQGAN-EMA and VQGAN-LC, with CNN or ViT; 4M's VQ-VAEs of maps
+//! and vectors, its diffusion decoders, its WordPiece.
 //!
 //! ```text
-//! data ─ nets (encoder) ─ quantize ─ nets (decoder) ─ losses (features) ─ vqgan (steps, checkpoints) ─ metrics, study
+//! data ─ nets (encoder) ─ quantize ─ nets (decoder), diffusion ─ losses (features) ─┬─ vqgan, divae, vqvae, mlp_vqvae ─ metrics, study
+//!                                                                 shell (steps, checkpoints) ─┘   wordpiece ─ tokens
 //! ```
 //! The programs in `src/bin` parse their arguments and call one function here. [`quantize`] stands alone: take it
 //! into a burn project of your own.
@@ -28,14 +30,17 @@ pub mod diffusion;
 pub mod codebook;
 
 // How it is trained.
-pub mod divae;
-pub mod mlp_vqvae;
 pub mod optim;
 pub mod shell;
+
+// What is trained so: images, maps, vectors, text.
 pub mod vqgan;
+
+pub mod divae;
 pub mod vqvae;
 
-// Text as tokens.
+pub mod mlp_vqvae;
+
 pub mod wordpiece;
 
 // What trained tokenizers are for.
