@@ -1,5 +1,5 @@
 //! [`crate::kmeans`] on a GPU: the whole of it, [`DeviceKMeans`], and its steps beyond search and the exact sums of
-//! [`ops::ema`](super::ops::ema). (Hits per centre are [`ops::usage::count`](super::ops::usage::count).)
+//! [`ops::ema`]. (Hits per centre are [`ops::usage::count`].)
 
 mod pass;
 mod places;

@@ -21,7 +21,7 @@ pub use checkpoint::{Checkpoint, Extra, identity, load_module};
 pub(crate) use coder::frozen;
 pub use coder::{Coder, SharedPool, pool};
 pub use codes::{Codes, System};
-pub use options::{CodeOptions, DataOptions, RunOptions, SettingOptions};
+pub use options::{CodeOptions, DataOptions, RunOptions, SettingOptions, kind_of};
 pub use report::{counts_svg, curves_svg, enlarged, pictures, read_log, utilization_svg, write_json};
 pub(crate) use run::CURE;
 pub use run::{Files, Line, Training, run_task, train};

@@ -33,6 +33,11 @@ impl Augment {
     /// 4M's tokenizers: at least 0.8 of the shortest side, half of the crops mirrored (`cfgs/default/tokenization`, `min_crop_scale`, `hflip`).
     pub const FOUR_M: Self = Self { min_scale: 0.8, flip: true };
 
+    /// The shortest side, in pixels, from which the smallest crops still have `size` of their own.
+    pub fn source_size(&self, size: usize) -> usize {
+        (size as f64 / f64::from(self.min_scale)).ceil() as usize
+    }
+
     /// Refuses a share that is none.
     ///
     /// # Errors

@@ -10,7 +10,7 @@ use super::presets::Preset;
 use crate::common::failure::Failure;
 use crate::diffusion::Schedule;
 use crate::diffusion::target::{Form, Prediction, Weight};
-use crate::shell::{CodeOptions, DataOptions, RunOptions, SettingOptions};
+use crate::shell::{CodeOptions, DataOptions, RunOptions, SettingOptions, kind_of};
 
 /// Trains a tokenizer of images, normals, depth or edges with a diffusion decoder; without data, on scenes that it renders itself.
 #[derive(Clone, Debug, Parser)]
@@ -58,9 +58,6 @@ pub struct Options {
     /// Channels of the decoder at its finest resolution.
     #[arg(long)]
     pub base: Option<usize>,
-    /// Weight of the commitment term, which draws latents to their codes.
-    #[arg(long)]
-    pub commitment: Option<f64>,
     /// Steps of DDIM in the evaluation.
     #[arg(long, default_value_t = 25)]
     pub sampling_steps: usize,
@@ -90,13 +87,7 @@ impl Options {
     /// # Errors
     /// A `--modality` that is not the preset's.
     pub fn kind(&self) -> Result<Kind, Failure> {
-        match (self.preset.kind(), self.modality) {
-            (Some(kind), Some(asked)) if kind != asked => {
-                Err(Failure::new(format!("--modality {asked:?}: this preset is of {kind:?} alone")))
-            }
-            (Some(kind), _) => Ok(kind),
-            (None, asked) => Ok(asked.unwrap_or(Kind::Rgb)),
-        }
+        kind_of(self.preset.kind(), self.modality, Kind::Rgb)
     }
 
     /// The settings that the options describe, but for what a frozen encoder says of them.
@@ -126,7 +117,7 @@ impl Options {
         config.decoder.patch = self.patch.unwrap_or(config.decoder.patch);
         config.decoder.base = self.base.unwrap_or(config.decoder.base);
         config.drop_codes = self.drop_codes.unwrap_or(config.drop_codes);
-        config.commitment = self.commitment.unwrap_or(config.commitment);
+        config.commitment = self.code.commitment.unwrap_or(config.commitment);
         code.apply(&mut config.codes);
         config.decoder.condition = config.codes.dim;
         self.settings.apply(&mut config.settings);

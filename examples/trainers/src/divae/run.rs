@@ -7,7 +7,6 @@ use super::frozen::Frozen;
 use super::options::Options;
 use super::task::{DivaeTask, KIND};
 use crate::common::failure::Failure;
-use crate::data::Source;
 use crate::on_device;
 use crate::shell::{Files, TrainBackend, pool, run_task};
 
@@ -33,14 +32,8 @@ fn run_on<B: TrainBackend>(options: &Options, device: B::Device) -> Result<(), F
         }
         None => None,
     };
-    let source = match &options.data.data {
-        Some(path) => Source::Path(path.clone()),
-        None => {
-            let needed = (config.size() as f64 / f64::from(config.augment.min_scale)).ceil() as usize;
-            Source::Scenes { count: options.data.scenes, size: needed, seed: 0 }
-        }
-    };
-    let data = Data::open(&source, options.data.hold_out, &config)?;
+    let needed = config.augment.source_size(config.size());
+    let data = Data::open(&options.data.source(needed), options.data.hold_out, &config)?;
     let task = DivaeTask::<B> { diffusion: config.diffusion(), config, data, effort, frozen };
     run_task(&task, &options.run, pool, device)
 }

@@ -5,7 +5,7 @@ use clap::Parser;
 use super::config::{Coding, Config};
 use super::presets::{Kind, Preset, Quantizer};
 use crate::common::failure::Failure;
-use crate::shell::{CodeOptions, DataOptions, RunOptions, SettingOptions};
+use crate::shell::{CodeOptions, DataOptions, RunOptions, SettingOptions, kind_of};
 use crate::vqvae::config::Reconstruction;
 
 /// Values of made embeddings, where no data says how many there are.
@@ -39,9 +39,6 @@ pub struct Options {
     /// The loss of a reconstruction [default: the preset's].
     #[arg(long, value_enum)]
     pub loss: Option<Reconstruction>,
-    /// Weight of the commitment term, which draws latents to shared codes.
-    #[arg(long)]
-    pub commitment: Option<f64>,
     /// Changes of the preset's codes. `--dim` are the dimensions of a head's code.
     #[command(flatten)]
     pub code: CodeOptions,
@@ -59,13 +56,7 @@ impl Options {
     /// # Errors
     /// A `--modality` that is not the preset's.
     pub fn kind(&self) -> Result<Kind, Failure> {
-        match (self.preset.kind(), self.modality) {
-            (Some(kind), Some(asked)) if kind != asked => {
-                Err(Failure::new(format!("--modality {asked:?}: this preset is of {kind:?} alone")))
-            }
-            (Some(kind), _) => Ok(kind),
-            (None, asked) => Ok(asked.unwrap_or(Kind::Poses)),
-        }
+        kind_of(self.preset.kind(), self.modality, Kind::Poses)
     }
 
     /// The settings that the options describe, but for the scale; `values` are an embedding's, where a file says so.
@@ -76,7 +67,7 @@ impl Options {
         let values = self.values.or(values).unwrap_or(MADE_VALUES);
         let mut config = self.preset.config(self.kind()?, values, self.quantizer, self.heads);
         config.loss = self.loss.unwrap_or(config.loss);
-        config.commitment = self.commitment.unwrap_or(config.commitment);
+        config.commitment = self.code.commitment.unwrap_or(config.commitment);
         match &mut config.coding {
             Coding::Shared { codes, .. } => self.code.apply(codes),
             Coding::Memcodes(memcodes) => {

@@ -7,7 +7,6 @@ use super::options::Options;
 use super::presets::Kind;
 use super::task::{KIND, MlpVqvaeTask};
 use crate::common::failure::Failure;
-use crate::data::Source;
 use crate::data::maps::{Maps, Opening, vector_width};
 use crate::on_device;
 use crate::shell::{Files, TrainBackend, pool, run_task};
@@ -28,12 +27,8 @@ fn run_on<B: TrainBackend>(options: &Options, device: B::Device) -> Result<(), F
     let path = options.data.data.as_deref();
     let mut config = options.config(width(options, path)?)?;
     Files::of(&options.run.directory(KIND)).prepare(options.run.resume)?;
-    let source = match path {
-        Some(path) => Source::Path(path.to_owned()),
-        None => Source::Scenes { count: options.data.scenes, size: 1, seed: 0 },
-    };
     let opening = Opening { tensor: options.tensor.clone(), progress: true };
-    let maps = Maps::open(config.modality, &source, &opening)?;
+    let maps = Maps::open(config.modality, &options.data.source(1), &opening)?;
     let (train, held_out) = maps.split(options.data.hold_out, SPLIT)?;
     let data = Data::new(&train, &held_out, &mut config)?;
     config.check()?;

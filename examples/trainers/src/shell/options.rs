@@ -1,5 +1,6 @@
 //! Options that all trainings have.
 
+use core::fmt::Debug;
 use std::path::PathBuf;
 
 use clap::Args;
@@ -8,6 +9,7 @@ use super::codes::Codes;
 use super::settings::Settings;
 use crate::backend::Device;
 use crate::common::failure::Failure;
+use crate::data::Source;
 
 /// Where a run computes and what it writes when.
 #[derive(Clone, Debug, Args)]
@@ -64,6 +66,16 @@ pub struct DataOptions {
     pub hold_out: f64,
 }
 
+impl DataOptions {
+    /// The given data, or scenes that crops of `size` pixels can be cut from.
+    pub fn source(&self, size: usize) -> Source {
+        match &self.data {
+            Some(path) => Source::Path(path.clone()),
+            None => Source::Scenes { count: self.scenes, size, seed: 0 },
+        }
+    }
+}
+
 /// Changes of a preset's settings.
 #[derive(Clone, Debug, Args)]
 pub struct SettingOptions {
@@ -112,6 +124,20 @@ impl SettingOptions {
     }
 }
 
+/// What is trained on: the preset's kind of samples, or where it leaves them open the kind that is asked for.
+///
+/// # Errors
+/// Another kind than the preset's.
+pub fn kind_of<K: Copy + PartialEq + Debug>(preset: Option<K>, asked: Option<K>, default: K) -> Result<K, Failure> {
+    match (preset, asked) {
+        (Some(kind), Some(asked)) if kind != asked => {
+            Err(Failure::new(format!("--modality {asked:?}: this preset is of {kind:?} alone")))
+        }
+        (Some(kind), _) => Ok(kind),
+        (None, asked) => Ok(asked.unwrap_or(default)),
+    }
+}
+
 /// Changes of a preset's codes.
 #[derive(Clone, Debug, Args)]
 pub struct CodeOptions {
@@ -130,6 +156,9 @@ pub struct CodeOptions {
     /// Gradients by the rotation trick instead of straight through.
     #[arg(long)]
     pub rotation: bool,
+    /// Weight of the commitment term, which draws latents to their codes.
+    #[arg(long)]
+    pub commitment: Option<f64>,
 }
 
 impl CodeOptions {

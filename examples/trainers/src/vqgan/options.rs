@@ -72,9 +72,6 @@ pub struct Options {
     /// Weight of the perceptual distance.
     #[arg(long)]
     pub perceptual_weight: Option<f64>,
-    /// Weight of the commitment term, which draws latents to their codes.
-    #[arg(long)]
-    pub commitment: Option<f64>,
     /// Weight of the codebook term, which draws codes to their latents.
     #[arg(long)]
     pub codebook_term: Option<f64>,
@@ -125,7 +122,7 @@ impl Options {
         set(&mut losses.l2, self.l2);
         set(&mut losses.logit_laplace, self.logit_laplace);
         set(&mut losses.perceptual, self.perceptual_weight);
-        set(&mut losses.commitment, self.commitment);
+        set(&mut losses.commitment, self.code.commitment);
         set(&mut losses.codebook, self.codebook_term);
         self.code.apply(&mut config.codes);
         self.settings.apply(&mut config.settings);

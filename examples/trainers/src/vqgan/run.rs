@@ -18,7 +18,7 @@ use crate::codebook::{self, Encoder, Grouping};
 use crate::common::failure::{Context, Failure};
 use crate::common::processor::Processor;
 use crate::common::terminal::{interrupted, peak_rss_mb, print};
-use crate::data::{Batches, Dataset, Source};
+use crate::data::{Batches, Dataset};
 use crate::features::VisionEncoder;
 use crate::losses::perceptual::Perceptual;
 use crate::on_device;
@@ -50,12 +50,9 @@ impl Data {
     /// # Errors
     /// Where there are none, or too few to split.
     pub fn open(options: &DataOptions, config: &Config) -> Result<Self, Failure> {
-        let needed = (config.backbone.image_size() as f64 / f64::from(config.augment.min_scale)).ceil() as usize;
-        let source = match &options.data {
-            Some(path) => Source::Path(path.clone()),
-            None => Source::Scenes { count: options.scenes, size: needed, seed: 0 },
-        };
-        let (train, held_out) = Dataset::open(&source, true)?.shrunk(needed)?.split(options.hold_out, SPLIT)?;
+        let needed = config.augment.source_size(config.backbone.image_size());
+        let (train, held_out) =
+            Dataset::open(&options.source(needed), true)?.shrunk(needed)?.split(options.hold_out, SPLIT)?;
         Ok(Self { train, held_out })
     }
 }

@@ -7,7 +7,7 @@ use clap::Parser;
 use super::config::{Config, Reconstruction};
 use super::presets::{Kind, Preset};
 use crate::common::failure::Failure;
-use crate::shell::{CodeOptions, RunOptions, SettingOptions};
+use crate::shell::{CodeOptions, DataOptions, RunOptions, SettingOptions, kind_of};
 
 /// Trains a VQ-VAE of images, classes, features or masks; without data, on scenes that it renders itself.
 #[derive(Clone, Debug, Parser)]
@@ -19,16 +19,9 @@ pub struct Options {
     /// What to train on, where the preset leaves it open (small, tiny) [default: semseg].
     #[arg(long, value_enum)]
     pub modality: Option<Kind>,
-    /// A directory or .tar file of images, of label maps for semseg and masks; a .safetensors file of maps for features
-    /// [default: scenes that are rendered].
-    #[arg(long)]
-    pub data: Option<PathBuf>,
-    /// How many scenes are rendered, where no data is given.
-    #[arg(long, default_value_t = 1024)]
-    pub scenes: usize,
-    /// Share of the samples that is held out for testing.
-    #[arg(long, default_value_t = 0.1)]
-    pub hold_out: f64,
+    /// The samples: images, label maps for semseg and masks, a .safetensors file of maps for features.
+    #[command(flatten)]
+    pub data: DataOptions,
     /// Classes of label maps, 0 among them [default: the rendered scenes'; of COCO's categories give 91].
     #[arg(long)]
     pub classes: Option<usize>,
@@ -51,9 +44,6 @@ pub struct Options {
     /// LPIPS's linear weights for that network, safetensors.
     #[arg(long, requires = "perceptual")]
     pub lpips: Option<PathBuf>,
-    /// Weight of the commitment term, which draws latents to their codes.
-    #[arg(long)]
-    pub commitment: Option<f64>,
     /// Tokens per code over which utilization is counted after the training.
     #[arg(long, default_value_t = 10)]
     pub tokens_per_code: usize,
@@ -74,13 +64,7 @@ impl Options {
     /// # Errors
     /// A `--modality` that is not the preset's.
     pub fn kind(&self) -> Result<Kind, Failure> {
-        match (self.preset.kind(), self.modality) {
-            (Some(kind), Some(asked)) if kind != asked => {
-                Err(Failure::new(format!("--modality {asked:?}: this preset is of {kind:?} alone")))
-            }
-            (Some(kind), _) => Ok(kind),
-            (None, asked) => Ok(asked.unwrap_or(Kind::Semseg)),
-        }
+        kind_of(self.preset.kind(), self.modality, Kind::Semseg)
     }
 
     /// The settings that the options describe, but for what the data says of them.
@@ -95,7 +79,7 @@ impl Options {
         let mut config = self.preset.config(kind);
         config.loss = self.loss.unwrap_or(config.loss);
         config.perceptual = self.perceptual_weight.unwrap_or(config.perceptual);
-        config.commitment = self.commitment.unwrap_or(config.commitment);
+        config.commitment = self.code.commitment.unwrap_or(config.commitment);
         self.code.apply(&mut config.codes);
         self.settings.apply(&mut config.settings);
         config.check()?;

@@ -9,8 +9,8 @@ use super::presets::Kind;
 use super::task::{KIND, VqvaeTask};
 use crate::common::failure::Failure;
 use crate::common::scenes::Class;
+use crate::data::Dataset;
 use crate::data::maps::{Maps, Modality, Opening};
-use crate::data::{Dataset, Source};
 use crate::features::{VisionEncoder, load_vision_encoder};
 use crate::losses::perceptual::Perceptual;
 use crate::on_device;
@@ -39,10 +39,10 @@ fn run_on<B: TrainBackend>(options: &Options, device: B::Device) -> Result<(), F
                 Kind::Masks => Modality::Mask,
                 Kind::Rgb | Kind::Features => Modality::Rgb,
             };
-            let needed = (config.size() as f64 / f64::from(config.augment.min_scale)).ceil() as usize;
+            let needed = config.augment.source_size(config.size());
             let opening = Opening { progress: true, ..Opening::default() };
-            let maps = Maps::open(modality, &source(options, needed), &opening)?;
-            let (train, held_out) = maps.split(options.hold_out, SPLIT)?;
+            let maps = Maps::open(modality, &options.data.source(needed), &opening)?;
+            let (train, held_out) = maps.split(options.data.hold_out, SPLIT)?;
             Data::of_maps(&train, &held_out, &mut config)?
         }
     };
@@ -59,26 +59,19 @@ fn run_on<B: TrainBackend>(options: &Options, device: B::Device) -> Result<(), F
     run_task(&task, &options.run, pool()?, device)
 }
 
-/// The given data, or scenes that crops of the size can be cut from.
-fn source(options: &Options, size: usize) -> Source {
-    match &options.data {
-        Some(path) => Source::Path(path.clone()),
-        None => Source::Scenes { count: options.scenes, size, seed: 0 },
-    }
-}
-
 /// Maps of a file, or a teacher's features of images.
 fn features<B: TrainBackend>(options: &Options, device: &B::Device, config: &mut Config) -> Result<Data, Failure> {
-    if let Some(path) = options.data.as_deref().filter(|path| path.extension().is_some_and(|end| end == "safetensors"))
+    if let Some(path) =
+        options.data.data.as_deref().filter(|path| path.extension().is_some_and(|end| end == "safetensors"))
     {
-        let (train, held_out) = FeatureMaps::open(path)?.split(options.hold_out, SPLIT)?;
+        let (train, held_out) = FeatureMaps::open(path)?.split(options.data.hold_out, SPLIT)?;
         return Data::of_features(train, held_out, config);
     }
     let teacher = teacher::<B>(options, device)?;
     let size = teacher.net.input_size();
-    let needed = (size as f64 / f64::from(config.augment.min_scale)).ceil() as usize;
-    let images = Dataset::open(&source(options, size), true)?.shrunk(needed)?;
-    let (train, held_out) = images.split(options.hold_out, SPLIT)?;
+    let needed = config.augment.source_size(size);
+    let images = Dataset::open(&options.data.source(size), true)?.shrunk(needed)?;
+    let (train, held_out) = images.split(options.data.hold_out, SPLIT)?;
     let held_out = teacher.features(&held_out, 1, config.augment)?;
     Data::of_features(teacher.features(&train, options.views, config.augment)?, held_out, config)
 }
