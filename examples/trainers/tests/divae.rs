@@ -1,13 +1,13 @@
 //! The program `train_divae`, run as a person runs it: what it writes, how it goes on after being killed, a frozen encoder, what it refuses.
 
-use core::time::Duration;
+mod program;
+
 use std::fs;
 use std::path::Path;
-use std::process::{Command, Output, Stdio};
 
 use burn::tensor::{Tensor, TensorData};
 use clap::{Parser, ValueEnum};
-use serde_json::Value;
+use program::Program;
 use trainers::backend::Host;
 use trainers::common::random::SplitMix64;
 use trainers::diffusion::Sampler;
@@ -17,35 +17,20 @@ use trainers::divae::presets::Preset;
 use trainers::divae::tokenizer::Tokenizer;
 use trainers::params::host;
 
-const PROGRAM: &str = env!("CARGO_BIN_EXE_train_divae");
+const PATH: &str = env!("CARGO_BIN_EXE_train_divae");
 
 /// A toy's options: a second or so.
 const TOY: [&str; 8] = ["--preset", "tiny", "--scenes", "24", "--samples", "4", "--sampling-steps", "3"];
 
-fn command(program: &str, out: &Path, arguments: &[&str]) -> Command {
-    let mut command = Command::new(program);
-    command.args(arguments).arg("--out").arg(out).stdout(Stdio::piped()).stderr(Stdio::piped());
-    command
-}
+const TRAIN_DIVAE: Program = Program { path: PATH, toy: &TOY };
 
-fn run(out: &Path, arguments: &[&str]) -> Output {
-    command(PROGRAM, out, &[&TOY, arguments].concat()).output().expect("the program starts")
-}
+/// Without the toy's options.
+const BARE: Program = Program { path: PATH, toy: &[] };
 
-fn succeeds(out: &Path, arguments: &[&str]) -> Value {
-    let output = run(out, &[arguments, &["--json"]].concat());
-    let errors = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{arguments:?}: {errors}");
-    serde_json::from_slice(&output.stdout).expect("one line of JSON")
-}
-
-fn refused(out: &Path, arguments: &[&str]) -> String {
-    let output = run(out, arguments);
-    let errors = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert_eq!(output.status.code(), Some(1), "{arguments:?}: {errors}");
-    assert!(!errors.contains("panicked"), "{errors}");
-    errors
-}
+const TRAIN_VQVAE: Program = Program {
+    path: env!("CARGO_BIN_EXE_train_vqvae"),
+    toy: &["--preset", "tiny", "--modality", "rgb", "--scenes", "24"],
+};
 
 fn directory() -> tempfile::TempDir {
     tempfile::tempdir().expect("a temporary directory")
@@ -66,7 +51,7 @@ fn every_modality_trains_and_writes_all_its_files() {
     let directory = directory();
     for (modality, channels) in [("rgb", 3), ("normals", 3), ("depth", 1), ("edges", 1)] {
         let out = directory.path().join(modality);
-        let summary = succeeds(&out, &["--modality", modality]);
+        let summary = TRAIN_DIVAE.succeeds(&out, &["--modality", modality]);
         assert_eq!((summary["modality"].as_str(), summary["kind"].as_str()), (Some(modality), Some("divae")));
         let evaluation = &summary["evaluation"];
         for figure in ["psnr_db", "shuffled_psnr_db", "relative_loss", "colour_shift"] {
@@ -100,7 +85,7 @@ fn every_loss_trains() {
         &["--amp", "--patch", "2"],
     ];
     for (number, arguments) in cases.iter().enumerate() {
-        let summary = succeeds(&directory.path().join(number.to_string()), arguments);
+        let summary = TRAIN_DIVAE.succeeds(&directory.path().join(number.to_string()), arguments);
         let losses = [&summary["evaluation"]["before"], &summary["evaluation"]["after"]];
         for losses in losses {
             assert!(losses["loss"].as_f64().is_some_and(f64::is_finite), "{arguments:?}: {losses}");
@@ -114,24 +99,7 @@ fn every_loss_trains() {
 #[test]
 fn a_killed_run_goes_on_with_the_same_bits() {
     let directory = directory();
-    let (whole, killed) = (directory.path().join("whole"), directory.path().join("killed"));
-    let arguments = ["--variance", "hybrid", "--steps", "40", "--save-every", "2", "--log-every", "1"];
-    succeeds(&whole, &arguments);
-    let expected = fs::read_to_string(whole.join("log.jsonl")).expect("a log");
-    assert_eq!(expected.lines().count(), 41, "the losses before the first step, and forty steps");
-    let checkpoint = killed.join("checkpoint.safetensors");
-    let mut random = SplitMix64::new(1);
-    for _ in 0..6 {
-        let extra: &[&str] = if checkpoint.exists() { &["--resume"] } else { &[] };
-        let mut child =
-            command(PROGRAM, &killed, &[&TOY, &arguments[..], extra].concat()).spawn().expect("the program starts");
-        std::thread::sleep(Duration::from_millis(200 + random.below(1200) as u64));
-        child.kill().expect("a kill");
-        child.wait().expect("its end");
-    }
-    let extra: &[&str] = if checkpoint.exists() { &["--resume"] } else { &[] };
-    succeeds(&killed, &[&arguments[..], extra].concat());
-    assert_eq!(fs::read_to_string(killed.join("log.jsonl")).expect("a log"), expected);
+    TRAIN_DIVAE.goes_on_after(6, directory.path(), &["--variance", "hybrid"], 40);
 }
 
 #[test]
@@ -139,11 +107,9 @@ fn a_frozen_encoder_keeps_its_tokens() {
     let directory = directory();
     let (first, second, third) =
         (directory.path().join("first"), directory.path().join("second"), directory.path().join("third"));
-    let vqvae = ["--preset", "tiny", "--modality", "rgb", "--scenes", "24"];
-    let output = command(env!("CARGO_BIN_EXE_train_vqvae"), &first, &vqvae).output().expect("the program starts");
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    TRAIN_VQVAE.succeeds(&first, &[]);
     let encoder = first.join("checkpoint.safetensors").display().to_string();
-    let summary = succeeds(&second, &["--encoder", &encoder, "--prediction", "v", "--average", "0.5"]);
+    let summary = TRAIN_DIVAE.succeeds(&second, &["--encoder", &encoder, "--prediction", "v", "--average", "0.5"]);
     assert_eq!(summary["frozen"].as_str(), Some("encoder and codes"));
     let path = first.join("checkpoint.safetensors");
     let vqvae = trainers::vqvae::tokenizer::Tokenizer::<Host>::open(&path, None, Default::default()).expect("a VQ-VAE");
@@ -153,7 +119,7 @@ fn a_frozen_encoder_keeps_its_tokens() {
     assert!(expected.iter().any(|&code| code != expected[0]), "more than one code");
     // A DiVAE's encoder as well, and of the same codes.
     let encoder = second.join("checkpoint.safetensors").display().to_string();
-    succeeds(&third, &["--encoder", &encoder]);
+    TRAIN_DIVAE.succeeds(&third, &["--encoder", &encoder]);
     assert_eq!(tokens(&third), expected);
     let refusals: [(&[&str], &str); 4] = [
         (&["--encoder", &encoder, "--modality", "depth"], "takes 3 channels"),
@@ -162,12 +128,9 @@ fn a_frozen_encoder_keeps_its_tokens() {
         (&["--preset", "4m-rgb-1k-predv-frozen-unet"], "give --encoder"),
     ];
     for (arguments, expected) in refusals {
-        let mut command = Command::new(PROGRAM);
-        let toy = if arguments[0] == "--preset" { &[][..] } else { &TOY[..] };
-        command.args(toy).args(arguments).arg("--out").arg(directory.path().join("no"));
-        let output = command.output().expect("the program starts");
-        let message = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.code() == Some(1) && message.contains(expected), "{arguments:?}: {message}");
+        let program = if arguments[0] == "--preset" { BARE } else { TRAIN_DIVAE };
+        let message = program.refuses(&directory.path().join("no"), arguments);
+        assert!(message.contains(expected), "{arguments:?}: {message}");
     }
 }
 
@@ -191,14 +154,12 @@ fn what_does_not_fit_is_refused_in_words() {
     for (arguments, expected) in cases {
         // An option may be given once: the toy's own is left out.
         let toy: Vec<&str> = TOY.chunks(2).filter(|pair| !arguments.contains(&pair[0])).flatten().copied().collect();
-        let output = command(PROGRAM, out, &[&toy, arguments].concat()).output().expect("the program starts");
-        let message = String::from_utf8_lossy(&output.stderr);
-        assert_eq!(output.status.code(), Some(1), "{arguments:?}: {message}");
-        assert!(message.contains(expected) && !message.contains("panicked"), "{arguments:?}: {message}");
+        let message = BARE.refuses(out, &[&toy, arguments].concat());
+        assert!(message.contains(expected), "{arguments:?}: {message}");
     }
     assert!(!out.join("checkpoint.safetensors").exists());
-    succeeds(out, &[]);
-    assert!(refused(out, &["--seed", "3", "--resume"]).contains("belongs to another run"));
+    TRAIN_DIVAE.succeeds(out, &[]);
+    assert!(TRAIN_DIVAE.refuses(out, &["--seed", "3", "--resume"]).contains("belongs to another run"));
     let tokenizer = open(out);
     let sampler = Sampler { guidance: 2.0, ..tokenizer.sampler(2, 0) };
     assert!(tokenizer.decode(&[0; 16], [1, 4, 4], &sampler, 0).is_ok(), "codes were dropped in training");

@@ -71,6 +71,10 @@ impl Program {
                     child.kill().expect("a kill");
                     child.wait().expect("its end");
                     done += usize::from(!extra.is_empty());
+                    // What is there of the log is the same up to the line that the blow cut.
+                    let log = read(&killed);
+                    let lines = log.rfind('\n').map_or("", |end| &log[..end]).lines();
+                    lines.zip(expected.lines()).for_each(|(line, expected)| assert_eq!(line, expected));
                 }
             }
         }
