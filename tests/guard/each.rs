@@ -169,7 +169,7 @@ pub fn statistics(cpu: &Cpu, shape: Shape, place: Place, written: &mut Written) 
     let Shape { rows, codes: k, dim } = shape;
     let (x, codes) = (place.input(&paint(rows * dim, 12)), place.input(&row_codes(rows, k)));
     let (x, weights) = (mat(&x[..], rows, dim), place.input(&row_weights(rows)));
-    let exponent = ema::exponent(x, &codes, Some(&weights)).unwrap();
+    let exponent = ema::exponent(x, &codes, None).unwrap();
     let empty = || Statistics::new_in(place.output(0i64, k), place.output(0i64, k * dim), dim, exponent).unwrap();
     let (mut statistics, mut other) = (empty(), empty());
     for weights in [None, Some(&weights[..])] {
