@@ -36,6 +36,7 @@
 
 use burn::backend::cuda::{Cuda, CudaDevice};
 use burn::tensor::backend::Backend;
+use burn::tensor::ops::FloatTensor;
 use burn::tensor::{DType, FloatDType, Int, IntDType, Tensor};
 use vq_kernels::cuda::cudarc::driver::{CudaSlice, DevicePtr, result};
 use vq_kernels::cuda::quantizer::{DeviceQuantizer, REPORT_WORDS, decode_report};
@@ -188,7 +189,7 @@ impl DeviceVectorQuantizer {
 /// Until all that this thread has asked of burn is done; its queue waits for those of the tensors that it has used.
 fn wait_for_burn(device: &CudaDevice) -> Result<()> {
     let failed = Error::Config { field: "device", expected: "one on which burn's own work succeeds" };
-    Cuda::sync(device).map_err(|_| failed)
+    <Cuda>::sync(device).map_err(|_| failed)
 }
 
 /// The rows one after the other, without the gaps that burn may leave between them, in f32.
@@ -198,7 +199,7 @@ fn flat(rows: Tensor<Cuda, 2>) -> Tensor<Cuda, 1> {
 }
 
 /// Where a tensor's elements begin on the device, for as long as the tensor lives.
-fn address(tensor: &<Cuda as Backend>::FloatTensorPrimitive, dtype: DType) -> Result<u64> {
+fn address(tensor: &FloatTensor<Cuda>, dtype: DType) -> Result<u64> {
     let strange = Error::Config { field: "tensor", expected: "elements of 4 bytes without gaps in burn's own memory" };
     if tensor.dtype != dtype || !tensor.is_contiguous() {
         return Err(strange);
