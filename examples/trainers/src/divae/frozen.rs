@@ -10,6 +10,7 @@ use sha2::{Digest, Sha256};
 use super::config::Config;
 use super::model::Divae;
 use super::tokenizer;
+use crate::codebook::hex;
 use crate::common::failure::{Context, Failure};
 use crate::nets::Encoder;
 use crate::nets::vit::{VitConfig, VitEncoder};
@@ -107,7 +108,7 @@ impl<B: QuantizeBackend> Frozen<B> {
         }
         let codebook = self.codebook();
         codebook.iter().for_each(|value| hash.update(value.to_le_bytes()));
-        hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+        hex(hash)
     }
 
     /// The codes, `[codes, dim]`.

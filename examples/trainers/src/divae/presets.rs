@@ -9,7 +9,7 @@ use crate::diffusion::target::{Form, Objective, Prediction, Weight};
 use crate::nets::unet::UnetConfig;
 use crate::nets::vit::VitConfig;
 use crate::optim::OptimizerConfig;
-use crate::shell::{Codes, Settings, System};
+use crate::shell::{Codes, Settings};
 
 /// A configuration by name. Those of 4M name the modality themselves, the others leave it to `--modality`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -94,22 +94,6 @@ impl Preset {
     }
 }
 
-/// Codes by moving averages, compared by angle, restarted where stale.
-fn codes(codes: usize, dim: usize) -> Codes {
-    Codes {
-        system: System::Ema,
-        codes,
-        dim,
-        source_dim: 0,
-        source_hash: String::new(),
-        standardize: false,
-        normalize: true,
-        restart: true,
-        rotation: false,
-        decay: 0.99,
-    }
-}
-
 /// What all of 4M's have in common; `rate` is that of 256 samples a step.
 fn four_m(kind: Kind, k: usize, rate: f64, epochs: u64) -> Config {
     let form = match kind {
@@ -121,7 +105,7 @@ fn four_m(kind: Kind, k: usize, rate: f64, epochs: u64) -> Config {
         kind,
         encoder: VitConfig::vit_b().with_channels(kind.channels()),
         decoder: UnetConfig::four_m(kind.channels()),
-        codes: codes(k, 32),
+        codes: Codes::four_m(k, 32),
         frozen: None,
         schedule: Schedule::Linear,
         zero_terminal_snr: true,
@@ -176,5 +160,5 @@ fn tiny(kind: Kind) -> Config {
         ..config.decoder
     };
     let encoder = VitConfig::new(16, 4, 16, 1, 2).with_channels(kind.channels());
-    short(Config { encoder, decoder, codes: codes(32, 8), ..config }, 8, 4, 1e-3)
+    short(Config { encoder, decoder, codes: Codes::four_m(32, 8), ..config }, 8, 4, 1e-3)
 }

@@ -7,7 +7,7 @@ use crate::data::maps::{Modality, Scale};
 use crate::nets::bottleneck::BottleneckConfig;
 use crate::nets::memcodes::MemcodesConfig;
 use crate::optim::OptimizerConfig;
-use crate::shell::{Codes, Settings, System};
+use crate::shell::{Codes, Settings};
 use crate::vqvae::config::Reconstruction;
 
 /// A configuration by name. Those of 4M name what they are of, the others leave it to `--modality`.
@@ -86,25 +86,9 @@ impl Preset {
                 let dim = if self.kind().is_some() { wide.width } else { of_head * heads };
                 Coding::Memcodes(MemcodesConfig::new(dim, codes, heads))
             }
-            Quantizer::Shared => Coding::Shared { heads, codes: shared(codes, of_head.min(32)) },
+            Quantizer::Shared => Coding::Shared { heads, codes: Codes::four_m(codes, of_head.min(32)) },
         };
         Config { coding, ..config }
-    }
-}
-
-/// Codes by moving averages, compared by angle, restarted where stale.
-fn shared(codes: usize, dim: usize) -> Codes {
-    Codes {
-        system: System::Ema,
-        codes,
-        dim,
-        source_dim: 0,
-        source_hash: String::new(),
-        standardize: false,
-        normalize: true,
-        restart: true,
-        rotation: false,
-        decay: 0.99,
     }
 }
 

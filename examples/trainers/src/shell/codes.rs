@@ -60,6 +60,22 @@ pub struct Codes {
 }
 
 impl Codes {
+    /// 4M's: learned by moving averages, compared by angle, restarted where stale.
+    pub fn four_m(codes: usize, dim: usize) -> Self {
+        Self {
+            system: System::Ema,
+            codes,
+            dim,
+            source_dim: 0,
+            source_hash: String::new(),
+            standardize: false,
+            normalize: true,
+            restart: true,
+            rotation: false,
+            decay: 0.99,
+        }
+    }
+
     /// As the kernels' layer takes it; the 1×1 convolutions around it are the networks'.
     pub fn layer(&self, seed: u64) -> QuantizerConfig {
         QuantizerConfig {

@@ -171,7 +171,7 @@ fn four_m() -> Config {
     let batch = 512;
     let epoch = IMAGENET / batch;
     Config {
-        codes: Codes { dim: 32, normalize: true, restart: true, ..codes(System::Ema, 1024, 32) },
+        codes: Codes::four_m(1024, 32),
         backbone: Backbone::vit(VitConfig::vit_b()),
         losses: Losses { l1: 0.0, l2: 1.0, logit_laplace: 0.0, perceptual: 1.0, commitment: 1.0, codebook: 0.0 },
         adversary: None,

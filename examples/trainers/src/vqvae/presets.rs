@@ -7,7 +7,7 @@ use crate::data::Augment;
 use crate::data::maps::Scale;
 use crate::nets::vit::{OutConv, VitConfig};
 use crate::optim::OptimizerConfig;
-use crate::shell::{Codes, Settings, System};
+use crate::shell::{Codes, Settings};
 
 /// A configuration by name. Those of 4M name the modality themselves, the others leave it to `--modality`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -99,22 +99,6 @@ impl Preset {
     }
 }
 
-/// Codes by moving averages, compared by angle, restarted where stale.
-fn codes(codes: usize, dim: usize) -> Codes {
-    Codes {
-        system: System::Ema,
-        codes,
-        dim,
-        source_dim: 0,
-        source_hash: String::new(),
-        standardize: false,
-        normalize: true,
-        restart: true,
-        rotation: false,
-        decay: 0.99,
-    }
-}
-
 /// What all of 4M's have in common: `batch` samples on 8 GPUs, the rate in proportion.
 fn four_m(modality: Modality, encoder: VitConfig, decoder: VitConfig, k: usize, batch: u64, epochs: u64) -> Config {
     let epoch = EPOCH / batch;
@@ -122,7 +106,7 @@ fn four_m(modality: Modality, encoder: VitConfig, decoder: VitConfig, k: usize, 
         modality,
         encoder,
         decoder,
-        codes: codes(k, 32),
+        codes: Codes::four_m(k, 32),
         loss: Reconstruction::L2,
         perceptual: 0.0,
         commitment: 1.0,
@@ -172,11 +156,11 @@ fn small(kind: Kind) -> Config {
         Kind::Semseg => {
             let config = Preset::FourMSemseg.config(kind);
             let (encoder, decoder) = (vit(64, 8).with_channels(16), vit(64, 8).with_channels(COCO_CLASSES));
-            short(Config { encoder, decoder, codes: codes(1024, 32), ..config }, 600, 16, 1e-3)
+            short(Config { encoder, decoder, codes: Codes::four_m(1024, 32), ..config }, 600, 16, 1e-3)
         }
         Kind::Features => {
             let map = VitConfig::feature_map(512, 14, 128, 2, 4);
-            let (encoder, decoder, codes) = (map.clone(), map, codes(2048, 32));
+            let (encoder, decoder, codes) = (map.clone(), map, Codes::four_m(2048, 32));
             let augment = Augment { min_scale: 0.5, flip: true };
             // With 4M's weight of 1 a short training draws all latents to few codes, before the decoder has learnt them.
             let config = Config { encoder, decoder, codes, augment, commitment: 0.05, ..four_m_features(512, 14, 8) };
@@ -185,7 +169,7 @@ fn small(kind: Kind) -> Config {
         Kind::Masks => {
             // Without 4M's two blocks behind the decoder, which over one channel do nothing: see `OutConv`.
             let (net, config) = (vit(64, 16).with_channels(1), Preset::FourMMasks.config(kind));
-            let (encoder, decoder, codes) = (net.clone(), net, codes(1024, 128));
+            let (encoder, decoder, codes) = (net.clone(), net, Codes::four_m(1024, 128));
             short(Config { encoder, decoder, codes, ..config }, 1000, 32, 1e-3)
         }
     }
@@ -204,5 +188,5 @@ fn tiny(kind: Kind) -> Config {
         other => other,
     };
     let (encoder, decoder) = (shrunk(config.encoder.clone()), shrunk(config.decoder.clone()));
-    short(Config { modality, encoder, decoder, codes: codes(32, 8), ..config }, 8, 4, 1e-3)
+    short(Config { modality, encoder, decoder, codes: Codes::four_m(32, 8), ..config }, 8, 4, 1e-3)
 }
