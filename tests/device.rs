@@ -260,25 +260,23 @@ fn a_captured_graph_searches_again_and_again() {
     }
     const MODE: CUstreamCaptureMode = CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
     const FLAGS: CUgraphInstantiate_flags = CUgraphInstantiate_flags::CUDA_GRAPH_INSTANTIATE_FLAG_AUTO_FREE_ON_LAUNCH;
-    let device = Device::probe(WHOLE[0]).expect("a device");
-    let mut case = Case::new(&device, 50);
-    // Loading during a capture is refused by the driver, in words, and costs nothing but the capture.
     let captured = |stream: &Stream, search: &mut dyn FnMut() -> vq_kernels::Result<()>| {
         stream.raw().begin_capture(MODE).expect("a stream of its own");
         let called = search();
         let graph = stream.raw().end_capture(FLAGS).expect("captured").expect("something was");
         called.map(|()| graph)
     };
-    let fresh = Device::of(device.context().clone()).expect("the same context, nothing loaded");
-    let mut unloaded = Case::new(&fresh, 51);
-    // Packing launches, and so loads, before the capture; the search's own images do not.
+    // A context for which nothing has been loaded: the driver refuses to load during a capture, and that is all it costs.
+    let context = second_context(WHOLE[0]);
+    let mut unloaded = Case::new(&Device::of(context.clone()).expect("a device"), 51);
     let refused = unloaded.search_with(|stream, search| captured(stream, search).map(drop)).map_err(cuda);
     assert!(matches!(refused, Err(CudaError::Image { .. } | CudaError::Driver(900))), "{refused:?}");
-    fresh.load().expect("loads now");
-    unloaded.search().expect("and is as before");
+    unloaded.search().expect("as before");
     unloaded.assert_found();
 
-    device.load().expect("loads");
+    // What one `Device` has loaded, all of the context have.
+    Device::of(context.clone()).expect("the same").load().expect("loads");
+    let mut case = Case::new(&Device::of(context).expect("the same"), 50);
     let searched = case.search_with(|stream, search| {
         let graph = captured(stream, search)?;
         for _ in 0..3 {

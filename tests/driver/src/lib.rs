@@ -11,7 +11,8 @@
 //! | 3 | 1 MiB of memory |
 //! | 4 | its compiler refuses every image |
 //!
-//! `VQ_DRIVER_VERSION=12010` makes it the driver of CUDA 12.1.
+//! `VQ_DRIVER_VERSION=12010` makes it the driver of CUDA 12.1; `VQ_DRIVER_TRACE=1` prints each launch and how many warp
+//! instructions of PTX it executed.
 
 mod api;
 mod contexts;
@@ -64,6 +65,8 @@ struct Driver {
     /// Images that have been decoded, by their text.
     decoded: HashMap<String, Rc<vm::Module>>,
     handles: usize,
+    /// Whether launches are printed, with the instructions that they took.
+    traces: bool,
 }
 
 // SAFETY: what is inside, counted references among it, is reached through the lock alone.
@@ -84,6 +87,7 @@ impl Driver {
             memory: BTreeMap::new(),
             decoded: HashMap::new(),
             handles: 0x1000,
+            traces: std::env::var_os("VQ_DRIVER_TRACE").is_some(),
         }
     }
 

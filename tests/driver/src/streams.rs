@@ -166,7 +166,11 @@ impl Driver {
     fn run(&mut self, stream: usize, work: Work) -> Result<()> {
         match work {
             Work::Launch { module, kernel, grid, block, shared, args } => {
+                let before = self.machine.executed();
                 let done = self.machine.launch(&module, &kernel, grid, block, shared, &args);
+                if self.traces {
+                    println!("{kernel} of {grid:?} blocks: {} warp instructions", self.machine.executed() - before);
+                }
                 return done.map_err(|fault| self.lose(stream, fault.to_string()));
             }
             Work::Write(address, bytes) => self.machine.write(address, &bytes),
