@@ -118,7 +118,7 @@ MUTANTS = [
     ("ops/search/coarse/bytes.rs", "2.0 * bound / unit", "1.0 * bound / unit"),
     ("ops/search/coarse/bytes.rs", "D::BIAS * sums.iter().sum::<i32>()", "(D::BIAS - 1) * sums.iter().sum::<i32>()"),
     ("ops/search/coarse/bytes.rs", "f64::from(score) - self.bound", "f64::from(score)"),
-    ("ops/search/coarse/block.rs", "let reaches = near.score >= self.threshold[i]", "let reaches = near.score > self.threshold[i]"),
+    ("ops/search/coarse/block.rs", "near.score >= self.threshold[i]", "near.score > self.threshold[i]"),
     ("ops/search/coarse/block.rs", "self.threshold[i] = B::NEVER;", ";"),
     ("ops/search/coarse/bytes.rs", "reached & ((1 << part.lanes.saturating_sub(from)) - 1)", "reached"),
     ("ops/search/coarse.rs", "near.group != first.group", "near.group > first.group"),
