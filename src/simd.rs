@@ -116,7 +116,7 @@ impl Isa {
 
     /// Names that [`from_name`](Self::from_name) knows, on any machine.
     pub const NAMES: &'static [&'static str] =
-        &["scalar", "avx2", "avx2vnni", "avx512", "avx512vnni", "amx", "neon", "neondot", "simd128"];
+        &["scalar", "avx2", "avx2vnni", "avx512", "avx512vnni", "amx", "neon", "neoni8mm", "neondot", "simd128"];
 
     /// AVX2 with FMA, where this machine has both.
     pub fn avx2() -> Option<Self> {
@@ -156,6 +156,13 @@ impl Isa {
         Self::find("neondot")
     }
 
+    /// NEON with the products of matrices of bytes (Armv8.6 FEAT_I8MM), where this machine has both.
+    ///
+    /// No machine has timed it yet, so [`detect`](Self::detect) prefers [`neon_dot`](Self::neon_dot).
+    pub fn neon_i8mm() -> Option<Self> {
+        Self::find("neoni8mm")
+    }
+
     /// WebAssembly's 128-bit vectors, where the build target has them (`-C target-feature=+simd128`).
     pub fn simd128() -> Option<Self> {
         Self::find("simd128")
@@ -166,7 +173,7 @@ impl Isa {
         Self::available().last().unwrap_or(Self::SCALAR)
     }
 
-    /// All that this machine has, slowest first.
+    /// All that this machine has, slowest first as far as that was measured.
     pub fn available() -> impl Iterator<Item = Self> {
         let native = native::Tier::available().map(|tier| Self(Tier::Native(tier)));
         core::iter::once(Self::SCALAR).chain(native)
@@ -185,7 +192,7 @@ impl Isa {
             return Ok(Self::detect());
         }
         const UNKNOWN: &str = "instruction set of that name \
-            (scalar, avx2, avx2vnni, avx512, avx512vnni, amx, neon, neondot, simd128, auto)";
+            (scalar, avx2, avx2vnni, avx512, avx512vnni, amx, neon, neoni8mm, neondot, simd128, auto)";
         let lacking = Self::NAMES.iter().find(|&&known| known == name).unwrap_or(&UNKNOWN);
         Self::find(name).ok_or(Error::Isa { name: lacking })
     }

@@ -1,6 +1,6 @@
 //! Every op on every instruction set against its `reference`, bit for bit, on a table of shapes.
 //!
-//! A tier that this machine lacks is named on standard error; `VQ_REQUIRE_ISA=avx512` turns that into
+//! A tier that this machine lacks is named on standard error; `VQ_REQUIRE_ISA=avx2,avx512` turns that into
 //! a failure.
 
 mod common;
@@ -70,7 +70,8 @@ fn require_isas() {
     for name in Isa::NAMES {
         if Isa::from_name(name).is_err() {
             eprintln!("skipped: this machine has no {name}");
-            assert_ne!(std::env::var("VQ_REQUIRE_ISA").as_deref(), Ok(*name), "VQ_REQUIRE_ISA={name}");
+            let required = std::env::var("VQ_REQUIRE_ISA").unwrap_or_default();
+            assert!(!required.split(',').any(|required| required == *name), "VQ_REQUIRE_ISA={required}");
         }
     }
 }

@@ -43,7 +43,7 @@ pub struct Options {
     /// Rows already lie in the codes' space: leave out what the codebook says about scaling, projecting and normalizing.
     #[arg(long)]
     raw: bool,
-    /// Instruction set: auto, scalar, avx2, avx2vnni, avx512, avx512vnni, amx, neon, neondot, simd128.
+    /// Instruction set: auto, scalar, avx2, avx2vnni, avx512, avx512vnni, amx, neon, neoni8mm, neondot, simd128.
     #[arg(long, default_value = "auto")]
     isa: String,
     /// Threads [default: all].

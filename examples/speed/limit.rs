@@ -129,9 +129,15 @@ fn dot_chains(isa: Isa) {
         }
     }
     #[cfg(target_arch = "aarch64")]
-    if Some(isa) == Isa::neon_dot() {
-        // SAFETY: the value `isa` comes from detection only, and it is that of the dot products.
-        return unsafe { vectors::dots8() };
+    {
+        if Some(isa) == Isa::neon_dot() {
+            // SAFETY: the value `isa` comes from detection only, and it is that of the dot products.
+            return unsafe { vectors::dots8() };
+        }
+        if Some(isa) == Isa::neon_i8mm() {
+            // SAFETY: the value `isa` comes from detection only, and it is that of the matrices.
+            return unsafe { vectors::matrices8() };
+        }
     }
     chains(isa);
 }
@@ -305,6 +311,23 @@ mod vectors {
             }
             black_box(sums);
         }
+    }
+
+    /// A product of matrices is as much as two of vectors.
+    #[target_feature(enable = "i8mm")]
+    pub fn matrices8() {
+        let (codes, rows) = black_box((vdupq_n_s32(0x0102_0304), vdupq_n_s32(0x0101_0101)));
+        let mut sums = [vdupq_n_s32(0); CHAINS];
+        for _ in 0..LINKS {
+            for sum in &mut sums {
+                // SAFETY: this function's own target feature; it reads and writes these registers only.
+                unsafe {
+                    asm!("usmmla {s:v}.4s, {c:v}.16b, {r:v}.16b", s = inout(vreg) *sum, c = in(vreg) codes,
+                        r = in(vreg) rows, options(pure, nomem, nostack, preserves_flags));
+                }
+            }
+        }
+        black_box(sums);
     }
 
     #[target_feature(enable = "dotprod")]

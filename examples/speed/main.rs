@@ -88,7 +88,7 @@ struct Options {
     /// Dimensions of a code.
     #[arg(long, default_value_t = 32)]
     dim: usize,
-    /// Instruction set: auto, scalar, avx2, avx2vnni, avx512, avx512vnni, amx, neon, neondot, simd128.
+    /// Instruction set: auto, scalar, avx2, avx2vnni, avx512, avx512vnni, amx, neon, neoni8mm, neondot, simd128.
     #[arg(long, default_value = "auto")]
     isa: String,
     /// How rows and codes are searched; the codes are the same.

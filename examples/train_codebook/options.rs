@@ -105,7 +105,7 @@ pub struct Options {
     /// Threads [default: all].
     #[arg(long)]
     pub threads: Option<usize>,
-    /// Instruction set: auto, scalar, avx2, avx2vnni, avx512, avx512vnni, amx, neon, neondot, simd128.
+    /// Instruction set: auto, scalar, avx2, avx2vnni, avx512, avx512vnni, amx, neon, neoni8mm, neondot, simd128.
     #[arg(long, default_value = "auto")]
     pub isa: String,
     /// Where results go.

@@ -13,6 +13,9 @@ pub(crate) trait Dots: Copy {
     const ROW_MAX: i8;
     /// What is in a code's bytes beside its integers, as far as `dot` counts it: 128, or 0.
     const BIAS: i32;
+    /// Whether [`zip`](Self::zip), [`unzip`](Self::unzip) and [`dot_matrix`](Self::dot_matrix) are there, which two
+    /// rows at a time are multiplied with.
+    const MATRIX: bool = false;
     /// All lanes `x`.
     unsafe fn splat(x: i32) -> Self;
     /// Lanes from `4 N` bytes.
@@ -22,6 +25,19 @@ pub(crate) trait Dots: Copy {
     /// `self + Σ (codes[j] − 128 + BIAS) · row[j]` over the four bytes of a lane, those of `codes` unsigned, those
     /// of `row` signed and within `±ROW_MAX`. Wraps around at 2³¹.
     unsafe fn dot(self, codes: Self, row: Self) -> Self;
+    /// Lanes of both, alternately: those of the first halves, and those of the second ones.
+    unsafe fn zip(self, _other: Self) -> [Self; 2] {
+        unreachable!("not without MATRIX")
+    }
+    /// The inverse of [`zip`](Self::zip): the even lanes of both, and the odd ones.
+    unsafe fn unzip(self, _other: Self) -> [Self; 2] {
+        unreachable!("not without MATRIX")
+    }
+    /// [`dot`](Self::dot) over eight bytes, those of two lanes: lane `2 k + r` gets the product of lanes `2 k` and
+    /// `2 k + 1` of `codes` with lanes `2 r` and `2 r + 1` of `rows`. Only four lanes.
+    unsafe fn dot_matrix(self, _codes: Self, _rows: Self) -> Self {
+        unreachable!("not without MATRIX")
+    }
     /// `Σ a[j] · b[j]` over the two signed 16-bit integers of a lane.
     unsafe fn dot_pairs(a: Self, b: Self) -> Self;
     /// The larger one.

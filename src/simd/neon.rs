@@ -1,4 +1,4 @@
-//! NEON: every aarch64 machine has it. Eight lanes in two registers; the dot products of bytes where there are any.
+//! NEON: every aarch64 machine has it. Eight lanes in two registers; products of bytes where there are any.
 
 mod neon_bytes;
 
@@ -10,20 +10,23 @@ use crate::simd::{DotKernel, Kernel, Lanes};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Tier {
     Neon,
+    NeonI8mm,
     NeonDot,
 }
 
 impl Tier {
     pub const DOTS: bool = true;
 
-    /// Slowest first.
+    /// Slowest first; SMMLA's kind comes before SDOT, the one to be chosen, until a machine has timed it.
     pub fn available() -> impl Iterator<Item = Self> {
-        core::iter::once(Self::Neon).chain(has_dotprod().then_some(Self::NeonDot))
+        let tiers = [(Self::Neon, true), (Self::NeonI8mm, has_i8mm()), (Self::NeonDot, has_dotprod())];
+        tiers.into_iter().filter_map(|(tier, has)| has.then_some(tier))
     }
 
     pub fn name(self) -> &'static str {
         match self {
             Self::Neon => "neon",
+            Self::NeonI8mm => "neoni8mm",
             Self::NeonDot => "neondot",
         }
     }
@@ -37,7 +40,7 @@ impl Tier {
         match self {
             // Four instructions for 16 products, which is no more than f32 takes.
             Self::Neon => None,
-            Self::NeonDot => Some(1 << 17),
+            Self::NeonI8mm | Self::NeonDot => Some(1 << 17),
         }
     }
 
@@ -52,6 +55,8 @@ impl Tier {
         match self {
             // SAFETY: the build target has NEON.
             Self::Neon => unsafe { kernel.run::<Pair, neon_bytes::Neon>() },
+            // SAFETY: constructed only after `has_i8mm`.
+            Self::NeonI8mm => unsafe { i8mm_entry(kernel) },
             // SAFETY: constructed only after `has_dotprod`.
             Self::NeonDot => unsafe { dot_entry(kernel) },
         }
@@ -62,6 +67,21 @@ impl Tier {
 fn dot_entry<K: DotKernel>(kernel: K) -> K::Output {
     // SAFETY: this function's own target feature is that of the type.
     unsafe { kernel.run::<Pair, neon_bytes::NeonDot>() }
+}
+
+#[target_feature(enable = "i8mm")]
+fn i8mm_entry<K: DotKernel>(kernel: K) -> K::Output {
+    // SAFETY: this function's own target feature is that of the type.
+    unsafe { kernel.run::<Pair, neon_bytes::NeonI8mm>() }
+}
+
+/// Whether the machine has products of matrices of bytes; without `std`, whether the build target has them.
+fn has_i8mm() -> bool {
+    #[cfg(feature = "std")]
+    let has = std::arch::is_aarch64_feature_detected!("i8mm");
+    #[cfg(not(feature = "std"))]
+    let has = cfg!(target_feature = "i8mm");
+    has
 }
 
 /// Whether the machine has dot products; without `std`, whether the build target has them.

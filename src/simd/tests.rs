@@ -145,7 +145,35 @@ impl DotKernel for DotMethods {
                 assert_eq!(ge >> lane & 1 == 1, code >= other, "lane {lane} of case {case}");
             }
             assert_eq!(u64::from(ge) >> D::N, 0);
+            if D::MATRIX {
+                check_matrices::<D>(&codes, &pairs, row, start);
+            }
         }
+    }
+}
+
+/// `zip`, `unzip` and `dot_matrix` on the first four words of `codes` and of `other`, and on rows made of `row`.
+#[inline(always)]
+fn check_matrices<D: Dots>(codes: &[u32; 16], other: &[u32; 16], row: [i8; 4], start: i32) {
+    let rows: [[i8; 4]; 4] = core::array::from_fn(|k| core::array::from_fn(|j| row[(j + k) % 4]));
+    let mut out = [[0i32; 4]; 5];
+    // SAFETY: `run`'s caller vouches for D, which has four lanes where it has matrices.
+    unsafe {
+        let [a, b] = [codes, other].map(|words| D::load(words.as_ptr().cast()));
+        let ([low, high], [even, odd]) = (a.zip(b), a.unzip(b));
+        let product = D::splat(start).dot_matrix(a, D::load(rows.as_ptr().cast()));
+        [low, high, even, odd, product].iter().zip(&mut out).for_each(|(x, out)| x.store(out.as_mut_ptr()));
+    }
+    let [a, b] = [codes, other].map(|words| [0, 1, 2, 3].map(|i| words[i] as i32));
+    let zipped = [[a[0], b[0], a[1], b[1]], [a[2], b[2], a[3], b[3]]];
+    let unzipped = [[a[0], a[2], b[0], b[2]], [a[1], a[3], b[1], b[3]]];
+    assert_eq!(out[..4], [zipped, unzipped].concat());
+    for (lane, &sum) in out[4].iter().enumerate() {
+        let products = (0..8).map(|j| {
+            let code = codes[lane / 2 * 2 + j / 4].to_ne_bytes()[j % 4];
+            (i32::from(code) - 128 + D::BIAS) * i32::from(rows[lane % 2 * 2 + j / 4][j % 4])
+        });
+        assert_eq!(sum, start + products.sum::<i32>(), "lane {lane}");
     }
 }
 

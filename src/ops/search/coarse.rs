@@ -2,6 +2,7 @@
 
 mod block;
 mod bytes;
+mod matrices;
 mod tiles;
 
 pub(super) use block::{Bits, Bound};

@@ -228,7 +228,7 @@ unsafe fn one_row<V: Lanes, D: Dots, const S: usize>(
     let mut best = Candidate { score: unsafe { exact::<V>(codebook, x, dim, first.code) }?, code: first.code };
     counts.rescored += 1;
     kept.raise(row.reach(best.score));
-    let cut = Cut::new(&row, caps, best.score)?;
+    let cut = Cut::new(row.norm, caps.header.norm, best.score)?;
     // A bit for each cell, words at a time: a branch for each register would be guessed wrong too often.
     let mut reached = [0u64; MAX_CELLS / 64];
     let (cosines, sines) = (caps.cosines(), caps.sines());
@@ -291,17 +291,13 @@ struct Cut {
 }
 
 impl Cut {
-    /// None where the score is not positive: then angles say nothing.
+    /// Of a row and codes of at most these lengths. None where the score is not positive: then angles say nothing.
     #[inline(always)]
-    fn new(row: &Row, caps: &Caps, score: f32) -> Option<Self> {
-        let t = f64::from(score) / (row.norm * f64::from(caps.header.norm)) - 2e-6;
+    fn new(norm: f64, code_norm: f32, score: f32) -> Option<Self> {
+        let t = f64::from(score) / (norm * f64::from(code_norm)) - 2e-6;
         let t = t.min(1.0);
         let positive = score > 0.0 && t > 0.0;
-        positive.then(|| Self {
-            cosine: t as f32,
-            sine: (libm::sqrt(1.0 - t * t) + 1e-7) as f32,
-            norm: row.norm as f32,
-        })
+        positive.then(|| Self { cosine: t as f32, sine: (libm::sqrt(1.0 - t * t) + 1e-7) as f32, norm: norm as f32 })
     }
 
     /// Bit l is set where cell `from + l` may hold as good a code.
@@ -399,4 +395,32 @@ unsafe fn exact<V: Lanes>(codebook: &PackedCodebook<&[Line]>, x: *const f32, dim
         sum.store(score.as_mut_ptr());
     }
     Some(score[0])
+}
+
+#[cfg(test)]
+mod tests {
+    use core::f64::consts::FRAC_PI_2;
+
+    use super::*;
+
+    /// The proof's roundings at their worst, all on the wrong side: a cell that touches the angle is still visited; one
+    /// that is clearly behind it is not.
+    #[test]
+    fn a_cell_is_visited_wherever_roundings_may_have_hidden_it() {
+        let parts = if cfg!(miri) { 7 } else { 60 };
+        let angle = move |k: i32| f64::from(k) / f64::from(parts) * FRAC_PI_2;
+        let angles = (1..parts).flat_map(|i| (1..parts).map(move |j| [i, j].map(angle)));
+        for ([theta, tau], norm) in angles.flat_map(|angles| [1.0, 1e-20, 3e15].map(|norm| (angles, norm))) {
+            let score = norm * (libm::cos(tau) + 1e-6);
+            let cut = Cut::new(norm, 1.0, score as f32).expect("the score is positive");
+            let reached = |below: f64| {
+                let [cosine, sine] = [libm::cos(theta) as f32, libm::sin(theta) as f32];
+                let angle = (norm * (libm::cos(theta + tau) - below)) as f32;
+                // SAFETY: one lane, and one cell.
+                unsafe { cut.reached::<f32>(&[cosine], &[sine], &[angle], 0) == 1 }
+            };
+            assert!(reached(2e-6), "{theta} {tau} {norm}");
+            assert!(!reached(1e-3), "{theta} {tau} {norm}");
+        }
+    }
 }

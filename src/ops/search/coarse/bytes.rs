@@ -3,6 +3,7 @@
 use core::marker::PhantomData;
 
 use super::block::{Bits, Block, Bound, Near};
+use super::matrices::{by_matrices, multiply, pair_rows, part_rows};
 use super::{Part as Rows, Pass, certified};
 use crate::codebook::int8::{GROUP, Header, Int8, QUARTER, SUBGROUP, VECTOR, above, nearest};
 use crate::element::{Code, Element};
@@ -220,6 +221,9 @@ impl<D: Dots> Bytes<'_, D> {
                     (16, _, true) => self.tiles::<6, 4, 0, true>(part, block),
                     (8, _, false) => self.tiles::<3, 4, 0, false>(part, block),
                     (8, _, true) => self.tiles::<3, 4, 0, true>(part, block),
+                    // 12 sums, 4 vectors of codes side by side, 3 of rows: 24 sums would be spilled.
+                    (4, _, false) if D::MATRIX => self.tiles::<6, 2, 0, false>(part, block),
+                    (4, _, true) if D::MATRIX => self.tiles::<6, 2, 0, true>(part, block),
                     (4, _, false) if D::REGISTERS == 32 => self.tiles::<6, 4, 0, false>(part, block),
                     (4, _, true) if D::REGISTERS == 32 => self.tiles::<6, 4, 0, true>(part, block),
                     // 6 sums, and 16-bit halves of 2 vectors of codes and of a word of a row: 12 of 16 registers.
@@ -332,15 +336,20 @@ impl<D: Dots> Bytes<'_, D> {
                             }
                         }
                     }
-                    for i in 0..steps {
-                        let mut codes = [D::splat(0); W];
-                        for (w, codes) in codes.iter_mut().enumerate() {
-                            *codes = D::load(bytes.add(i * QUARTER + (v + w) * VECTOR));
-                        }
-                        for ((words, held), sums) in words.iter().zip(&held).zip(&mut sums) {
-                            let row = if FIXED > 0 { held[i] } else { D::splat(*words.add(i)) };
-                            for (sum, &codes) in sums.iter_mut().zip(&codes) {
-                                *sum = sum.dot(codes, row);
+                    if by_matrices::<D, R>() {
+                        pair_rows(&mut sums);
+                        multiply(&mut sums, bytes.add(v * VECTOR), &words, steps);
+                    } else {
+                        for i in 0..steps {
+                            let mut codes = [D::splat(0); W];
+                            for (w, codes) in codes.iter_mut().enumerate() {
+                                *codes = D::load(bytes.add(i * QUARTER + (v + w) * VECTOR));
+                            }
+                            for ((words, held), sums) in words.iter().zip(&held).zip(&mut sums) {
+                                let row = if FIXED > 0 { held[i] } else { D::splat(*words.add(i)) };
+                                for (sum, &codes) in sums.iter_mut().zip(&codes) {
+                                    *sum = sum.dot(codes, row);
+                                }
                             }
                         }
                     }
@@ -350,6 +359,9 @@ impl<D: Dots> Bytes<'_, D> {
                         }
                     }
                 }
+            }
+            if by_matrices::<D, R>() {
+                part_rows(&mut best);
             }
             best
         }
