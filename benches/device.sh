@@ -1,16 +1,19 @@
 #!/usr/bin/env bash
-# Everything that awaits a GPU, in two commands: one where Rust is, one where the device is.
+# Everything that awaits a GPU, in a few commands: one where Rust is, the others where the device is.
 #
-#   benches/device.sh build               binaries into target/device (stripped)
-#   benches/device.sh run target/device OUT [PEERS]
+#   benches/device.sh build [PEERS]               binaries into target/device (stripped), and a script that times other libraries on the same shapes
+#   benches/device.sh run OUT tests               the twins' case table, then random cases for four minutes           about 6 minutes
+#   benches/device.sh run OUT speed               all figures, three rounds with the peers between                     about 5 minutes
+#   benches/device.sh run OUT sanitize            memcheck, racecheck, initcheck, synccheck                            at most 8 minutes
+#   benches/device.sh run OUT ncu                 where the time of each op goes                                       at most 8 minutes
 #
-# `run` needs neither Rust nor a toolkit; where compute-sanitizer, ncu and PyTorch are there, it uses them. PEERS is a
-# script that times other libraries on the same shapes. OUT gets a file for each part, and `summary.txt`.
+# `run` needs target/device, and neither Rust nor a toolkit; what is not installed there (compute-sanitizer, ncu, PyTorch) is said and left out.
+# It prints as it goes, and leaves one file in OUT for each part: PART.txt (speed: speed.jsonl as well).
 set -euo pipefail
 cd "$(dirname "$0")/.."
+place=target/device
 
 build() {
-    local place=target/device
     mkdir -p "$place"
     cargo test --release --features cuda --test twins --no-run --message-format json |
         sed -n 's/.*"executable":"\([^"]*twins-[^"]*\)".*/\1/p' | tail -1 | xargs -I{} cp {} "$place/twins"
@@ -18,50 +21,73 @@ build() {
     cp target/release/examples/speed "$place/speed"
     strip "$place/twins" "$place/speed"
     git rev-parse HEAD >"$place/commit"
+    if [ -n "${1:-}" ]; then cp "$1" "$place/peers.py"; fi
     ls -l "$place"
 }
 
-run() {
-    local place=$1 out=$2 peers=${3:-}
-    mkdir -p "$out"
-    { date -u; cat "$place/commit"; nvidia-smi --query-gpu=name,driver_version,clocks.sm,clocks.mem --format=csv; } >"$out/device.txt" 2>&1 || true
-    # -- the same case table as on the virtual machine, one after the other as they share the device
-    VQ_KERNELS_DEVICE=0 "$place/twins" --test-threads 1 >"$out/twins.txt" 2>&1 || echo "twins: FAILED" >>"$out/summary.txt"
-    tail -1 "$out/twins.txt" >>"$out/summary.txt"
-    # -- speed, interleaved with the peers
+# What ran, where, on which commit.
+about() {
+    date -u
+    cat "$place/commit"
+    nvidia-smi --query-gpu=name,driver_version,clocks.sm,clocks.mem --format=csv || true
+}
+
+tests() {
+    VQ_KERNELS_DEVICE=0 "$place/twins" --test-threads 1 2>&1 | grep -E '^test |panicked|FAULT' || true
+    echo "-- random cases, 240 s"
+    VQ_KERNELS_DEVICE=0 VQ_KERNELS_SECONDS=240 timeout 300 "$place/twins" --exact random::shapes --nocapture 2>&1 | tail -5
+}
+
+speed() {
+    local run=("$place/speed" --device cuda:0 --rows 65536)
     for round in 1 2 3; do
-        for dim in 8 32 256; do
-            "$place/speed" --device cuda:0 --op search --rows 65536 --dim "$dim" --repeat 51
-        done
-        "$place/speed" --device cuda:0 --op search --rows 65536 --dim 32 --metric l2 --repeat 51
-        "$place/speed" --device cuda:0 --op search --rows 65536 --dim 8 --search f32 --repeat 21
-        "$place/speed" --device cuda:0 --op ema --rows 65536 --dim 32 --repeat 51
-        "$place/speed" --device cuda:0 --op ema --rows 65536 --codes 1 --dim 32 --repeat 51
-        "$place/speed" --device cuda:0 --op project --rows 65536 --dim 32 --repeat 51
-        "$place/speed" --device cuda:0 --op step --rows 65536 --dim 32 --repeat 51
-        if [ -n "$peers" ]; then python3 "$peers" --rows 65536 --codes 100000 --dim 8 32 256; fi
-    done >"$out/speed.jsonl" 2>"$out/speed.err" || echo "speed: FAILED" >>"$out/summary.txt"
-    cat "$out/speed.jsonl" >>"$out/summary.txt"
-    # -- sanitizers on the case table's smaller half
-    if command -v compute-sanitizer >/dev/null; then
-        for tool in memcheck racecheck initcheck synccheck; do
-            VQ_KERNELS_DEVICE=0 timeout 120 compute-sanitizer --tool "$tool" "$place/twins" --test-threads 1 \
-                same_ ties_ best_few >"$out/$tool.txt" 2>&1 || true
-            echo "$tool: $(grep -E 'ERROR SUMMARY|RACECHECK SUMMARY' "$out/$tool.txt" || echo 'no summary: see the file')" >>"$out/summary.txt"
-        done
-    fi
-    # -- where the time goes
-    if command -v ncu >/dev/null; then
-        for dim in 8 32 256; do
-            timeout 100 ncu --clock-control none --kernel-name regex:search_ --launch-count 6 --set full \
-                "$place/speed" --device cuda:0 --op search --rows 65536 --dim "$dim" --repeat 3 >"$out/ncu_$dim.txt" 2>&1 || true
-        done
-    fi
-    cat "$out/summary.txt"
+        for dim in 8 32 256; do "${run[@]}" --op search --dim "$dim" --repeat 51; done
+        "${run[@]}" --op search --dim 32 --metric l2 --repeat 51
+        "${run[@]}" --op search --dim 8 --search f32 --repeat 21
+        "${run[@]}" --op ema --dim 32 --repeat 51
+        "${run[@]}" --op ema --dim 32 --repeat 51 --collapsed
+        "${run[@]}" --op project --dim 32 --repeat 51
+        "${run[@]}" --op step --dim 32 --repeat 51
+        # The peers last about a minute: once, in the middle.
+        if [ "$round" = 2 ] && [ -e "$place/peers.py" ]; then python3 "$place/peers.py" --rows 65536 --codes 100000 --dim 8 32 256 || echo "peers: FAILED"; fi
+    done | tee "$1/speed.jsonl"
+}
+
+sanitize() {
+    command -v compute-sanitizer >/dev/null || { echo "no compute-sanitizer here" && return; }
+    for tool in memcheck racecheck initcheck synccheck; do
+        echo "-- $tool"
+        # Buffers that nobody has written stay so, which is what initcheck looks for.
+        VQ_KERNELS_DEVICE=0 VQ_KERNELS_UNWRITTEN=1 timeout 110 compute-sanitizer --tool "$tool" "$place/twins" --test-threads 1 \
+            same_ ties_ best_few quantizer:: kmeans_pass:: 2>&1 | grep -E '^=========|^test ' | tail -40 || true
+    done
+}
+
+profile() {
+    command -v ncu >/dev/null || { echo "no ncu here" && return; }
+    for what in "search 8" "search 32" "search 256" "ema 32" "project 32" "step 32"; do
+        read -r op dim <<<"$what"
+        echo "-- $what"
+        timeout 75 ncu --clock-control none --launch-count 40 --section SpeedOfLight --section WarpStateStats --section LaunchStats \
+            "$place/speed" --device cuda:0 --op "$op" --rows 65536 --dim "$dim" --repeat 1 2>&1 |
+            grep -E '^  [a-z_]|Duration|Throughput|No Eligible|Registers|Executed Ipc' || true
+    done
+}
+
+run() {
+    local out=$1 part=$2
+    mkdir -p "$out"
+    { about; case "$part" in
+        tests) tests ;;
+        speed) speed "$out" ;;
+        sanitize) sanitize ;;
+        ncu) profile ;;
+        *) echo "no part $part" && exit 2 ;;
+    esac; } 2>&1 | tee "$out/$part.txt"
 }
 
 case "${1:-}" in
-    build) build ;;
-    run) run "${@:2}" ;;
-    *) sed -n '2,9p' "$0"; exit 2 ;;
+    build) build "${2:-}" ;;
+    run) run "$2" "$3" ;;
+    *) sed -n '2,12p' "$0"; exit 2 ;;
 esac

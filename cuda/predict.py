@@ -1,52 +1,83 @@
 #!/usr/bin/env python3
-"""Counts the warp instructions of a training step's kernels on the virtual driver, and extrapolates them to a large size.
+"""Predicts what each kernel of the ops with a target takes on an H200, from counts: no device has run them.
 
-  .ci/device none                  # builds the driver and `speed`
-  python3 cuda/predict.py          # a table in markdown, for an H200
+  .ci/device none                                  # builds the driver and `speed`
+  python3 cuda/predict.py > cuda/PREDICTED.md
 
-The PTX instructions of each kernel are counted at two sizes of the same rows to a code, which decides how many codes are hit, and
-extrapolated linearly: all but the coarse search, which grows with rows times codes and is in REPORT.md ("Hot loops"). An H200
-issues 132 · 4 instructions a cycle at 1.755 GHz; a kernel of few blocks fills few of its processors.
+The virtual machine counts the warp instructions of PTX that each kernel executes, and the sectors of 32 bytes that its warps touch, at
+two sizes with the same rows to a code (which decides how many codes are hit); extrapolated linearly. Instructions are then scaled by the
+SASS's length for sm_90a over the PTX's, kernel by kernel. The coarse searches grow with rows times codes: they are in REPORT.md.
 """
-import argparse, math, os, pathlib, re, subprocess
+import collections, math, os, pathlib, re, subprocess, tempfile
+
+import build
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-PROCESSORS, SCHEDULERS, CLOCK = 132, 4, 1.755e9
+PROCESSORS, SCHEDULERS, CLOCK, BANDWIDTH = 132, 4, 1.755e9, 4.8e12
+# Rows and codes at scale 1, and the scale of the targets: 65,536 rows and 98,304 codes.
+ROWS, CODES, SCALE = 1024, 1536, 64
+RUNS = [("search", 8, "cosine", 1), ("search", 32, "cosine", 1), ("search", 32, "l2", 1), ("search", 256, "cosine", 1), ("ema", 32, "cosine", 1),
+        ("project", 32, "cosine", 2), ("normalize", 32, "cosine", 1), ("step", 32, "cosine", 1)]
 
 
-def counted(speed, op, rows, codes, dim):
-    """Instructions and blocks of each kernel in the last replay: a step's launches, in their order."""
-    run = subprocess.run([speed, "--device", "cuda:0", "--op", op, "--rows", str(rows), "--codes", str(codes), "--dim", str(dim), "--repeat", "1"],
+def counted(op, dim, metric, scale):
+    """Name, blocks, instructions and bytes of each launch of the last replay, in their order."""
+    run = subprocess.run([ROOT / "target/release/examples/speed", "--device", "cuda:0", "--op", op, "--rows", str(scale * ROWS),
+                          "--codes", str(scale * CODES), "--dim", str(dim), "--metric", metric, "--repeat", "1", "--search", "coarse" if op == "search" else "auto"],
                          env={**os.environ, "LD_LIBRARY_PATH": str(ROOT / "target/driver/release"), "VQ_DRIVER_TRACE": "1"},
                          capture_output=True, text=True, check=True)
-    launches = [(name, eval(blocks), int(count)) for name, blocks, count in re.findall(r"^(\w+) of (\[[\d, ]+\]) blocks: (\d+)", run.stdout, re.M)]
-    replays = 1 + 5 + 5  # what speed warms up by, the calls and then the graph, and the measured one
-    period = next(n for n in range(1, len(launches)) if [l[0] for l in launches[-n:]] == [l[0] for l in launches[-2 * n:-n]])
-    assert len(launches) >= period * replays, "speed replays a graph"
+    launches = [(name, math.prod(map(int, blocks.split(", "))), int(count), int(size)) for name, blocks, count, size in
+                re.findall(r"^(\w+) of \[([\d, ]+)\] blocks: (\d+) warp instructions, (\d+) bytes", run.stdout, re.M)]
+    names = [launch[0] for launch in launches]
+    period = next(n for n in range(1, len(names)) if names[-n:] == names[-2 * n:-n] == names[-3 * n:-2 * n])
     return launches[-period:]
 
 
+def sass_lengths():
+    """For each kernel, instructions of its SASS for sm_90a for one of its PTX."""
+    ratios = {}
+    for ptx in sorted((ROOT / "cuda/ptx").glob("*.ptx")):
+        _, image = build.assembled(ptx, "sm_90a")
+        with tempfile.NamedTemporaryFile(suffix=".cubin") as cubin:
+            pathlib.Path(cubin.name).write_bytes(image)
+            sass = subprocess.run([build.tool("ptxas13", "nvidia/*/bin/nvdisasm"), "-c", cubin.name], capture_output=True, text=True, check=True).stdout
+        for kernel, body in re.findall(r"\.entry (\w+)\(.*?\n\{(.*?)\n\}", ptx.read_text(encoding="utf-8"), re.S):
+            of_ptx = len(re.findall(r"^\s*(?:@!?%\w+ )?[a-z][\w.:]*\s[^;]*;|^\s*(?:ret|exit);", body, re.M))
+            text = re.search(rf"\.text\.{kernel}:(.*?)(?=\n\t\.section|\Z)", sass, re.S)[1]
+            opcodes = re.findall(r"/\*[0-9a-f]+\*/\s+(?:@!?U?P\w+ )?\s*([A-Z][A-Z0-9_]*)", text)
+            ratios[kernel] = sum(op != "NOP" for op in opcodes) / of_ptx
+    return ratios
+
+
 def main():
-    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    arguments.add_argument("--speed", default=ROOT / "target/release/examples/speed")
-    arguments.add_argument("--op", default="step")
-    arguments.add_argument("--scale", type=int, default=64, help="of 1,024 rows and 1,536 codes")
-    arguments.add_argument("--dim", type=int, default=32)
-    a = arguments.parse_args()
-    once, twice = (counted(a.speed, a.op, scale * 1024, scale * 1536, a.dim) for scale in (1, 2))
-    assert [name for name, _, _ in once] == [name for name, _, _ in twice], "the same launches at both sizes"
-    print(f"{a.op}, {a.scale * 1024:,} rows × {a.scale * 1536:,} codes × {a.dim}\n")
-    print("| kernel | blocks | warp instructions, millions | µs to issue them |\n|---|---|---|---|")
-    at = lambda small, large: max(small, large, small + (large - small) * (a.scale - 1))
-    total = 0.0
-    for (name, few, small), (_, many, large) in zip(once, twice):
-        if name.startswith("search_coarse"):
-            continue
-        blocks, count = at(math.prod(few), math.prod(many)), at(small, large)
-        time = count / (min(blocks, PROCESSORS) * SCHEDULERS) / CLOCK * 1e6
-        total += time
-        print(f"| `{name}` | {blocks:,} | {count / 1e6:.2f} | {time:.1f} |")
-    print(f"| all {len(once)} but the coarse search | | | {total:.1f} |")
+    ratios = sass_lengths()
+    print("# What the kernels are predicted to take on an H200\n\nWritten by `python3 cuda/predict.py`, whose head says how. "
+          f"{SCALE * ROWS:,} rows, {SCALE * CODES:,} codes. *Issue* is the\ntime to issue the instructions, one a cycle and scheduler "
+          f"at {CLOCK / 1e9} GHz on as many of {PROCESSORS} processors as a kernel has blocks; *bytes* the time of\nwhat its warps touch "
+          f"at {BANDWIDTH / 1e12} TB/s, as if nothing came from a cache; a launch takes about 1 µs more in a graph. Nothing of this was measured.")
+    for op, dim, metric, unit in RUNS:
+        once, twice = (counted(op, dim, metric, unit * scale) for scale in (1, 2))
+        assert [launch[0] for launch in once] == [launch[0] for launch in twice], "the same launches at both sizes"
+        scale = SCALE // unit
+        at = lambda small, large: max(small, large, small + (large - small) * (scale - 1))
+        rows, total = collections.OrderedDict(), [0.0] * 4
+        for (name, *small), (_, *large) in zip(once, twice):
+            blocks, count, size = (at(a, b) for a, b in zip(small, large))
+            count *= ratios[name]
+            issue = count / (min(blocks, PROCESSORS) * SCHEDULERS) / CLOCK * 1e6
+            row = rows.setdefault(name, [0, blocks, 0.0, 0.0, 0.0, 0.0])
+            row[0] += 1
+            for place, value in enumerate([count / 1e6, size / 1e6, issue, size / BANDWIDTH * 1e6], start=2):
+                row[place] += value
+        print(f"\n## {op}, d = {dim}" + (", L2" if metric == "l2" else "") + "\n")
+        print("| kernel | launches | blocks | instructions, millions | MB | issue, µs | bytes, µs |\n|---|---|---|---|---|---|---|")
+        for name, (launches, blocks, *figures) in rows.items():
+            if name.startswith("search_coarse"):
+                print(f"| `{name}` | {launches} | | REPORT.md | | | |")
+                continue
+            total = [a + b for a, b in zip(total, figures)]
+            print(f"| `{name}` | {launches} | {blocks:,} | " + " | ".join(f"{figure:.2f}" for figure in figures) + " |")
+        print("| all but the coarse search | | | " + " | ".join(f"{figure:.1f}" for figure in total) + " |")
 
 
 if __name__ == "__main__":

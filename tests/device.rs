@@ -206,6 +206,10 @@ fn memory_of_another_context_is_refused() {
     let refused = ops::normalize(&here.stream, &x, &mut out, None).expect_err("of another stream");
     assert_eq!(cuda(refused), CudaError::OtherStream);
     drop((x, out));
+    let view = DeviceRef::new(&here.x, &second).expect("same context");
+    let refused = here.stream.read(&view, &mut [0.0; ROWS * DIM]).expect_err("of another stream");
+    assert_eq!(cuda(refused), CudaError::OtherStream);
+    drop(view);
     here.search().expect("nothing is left behind");
     here.assert_found();
 }

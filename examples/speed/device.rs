@@ -31,13 +31,13 @@ pub fn measure(options: &Options, size: Size, ordinal: usize, way: Search) -> Re
         Op::Search => bench.search(size, way, options.repeat)?,
         Op::Project => (bench.project(size, options.repeat)?, None),
         Op::Normalize => (bench.normalize(size, options.repeat)?, None),
-        Op::Ema => (bench.ema(size, options.repeat)?, None),
+        Op::Ema => (bench.ema(size, options.collapsed, options.repeat)?, None),
         Op::Step => (bench.step(size, options.repeat)?, None),
     };
     bench.stream.check().context(|| "the device refused".to_owned())?;
     let name = device.context().name().map_err(|error| Failure::new(format!("{error}")))?;
     Ok(json!({
-        "device": name, "rows": size.rows, "codes": size.codes, "dim": size.dim,
+        "device": name, "op": options.op.name(), "rows": size.rows, "codes": size.codes, "dim": size.dim,
         "search": format!("{way:?}").to_lowercase(), "metric": size.metric.name(),
         "median_ms": samples[samples.len() / 2], "min_ms": samples[0], "wrong": wrong,
     }))
@@ -137,11 +137,14 @@ impl Bench {
         self.time(repeat, |stream| ops::normalize(stream, &x, &mut y, None))
     }
 
-    fn ema(&mut self, size: Size, repeat: usize) -> Result<Samples, Failure> {
+    /// `collapsed`: onto two codes, one row to each in turn, so that no two neighbours can be added up first.
+    fn ema(&mut self, size: Size, collapsed: bool, repeat: usize) -> Result<Samples, Failure> {
         let Size { rows, codes, dim, .. } = size;
         let x = self.mat(&unit_rows(&Cpu::new(), size.seed, 0, rows, dim)?, rows, dim)?;
         let mut rng = Rng::new(size.seed, 2);
-        let hits: Vec<u32> = (0..rows).map(|_| rng.below(codes as u64) as u32).collect();
+        let two = |row: usize| (row % 2).min(codes - 1) as u32;
+        let hits: Vec<u32> =
+            (0..rows).map(|row| if collapsed { two(row) } else { rng.below(codes as u64) as u32 }).collect();
         let hits = self.upload(&hits)?;
         let mut mean = self.mat_room(codes, dim)?;
         let mut direction = self.mat_room(codes, dim)?;

@@ -59,6 +59,13 @@ enum Op {
     Step,
 }
 
+impl Op {
+    /// As `--op` takes it.
+    fn name(self) -> String {
+        self.to_possible_value().map_or(String::new(), |value| value.get_name().to_owned())
+    }
+}
+
 /// How rows and codes are searched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Way {
@@ -109,6 +116,9 @@ struct Options {
     /// Where to run: cpu, or cuda:N (built with `--features cuda`).
     #[arg(long, default_value = "cpu")]
     device: String,
+    /// With `--op ema` on a device: all rows fall to two codes, in turn.
+    #[arg(long)]
+    collapsed: bool,
     /// Print one line of JSON.
     #[arg(long)]
     json: bool,
@@ -133,7 +143,7 @@ fn main() -> ExitCode {
             Op::Step => cases::step(cpu, &tally, size)?,
         };
         let measured = measure(&mut case, options.repeat)?;
-        let name = options.op.to_possible_value().map_or(String::new(), |value| value.get_name().to_owned());
+        let name = options.op.name();
         let per_row = 1e6 * measured.median / options.rows as f64;
         let share = measured.limit / measured.median;
         if options.json {

@@ -277,9 +277,11 @@ impl Stream {
     /// Copies all of `view` into `values`, once all work before is done.
     ///
     /// # Errors
-    /// [`Error::Shape`](crate::Error::Shape) where the lengths differ; [`CudaError::Driver`].
+    /// [`Error::Shape`](crate::Error::Shape) where the lengths differ; [`CudaError::OtherStream`] for a view that was
+    /// made for another stream; [`CudaError::Driver`].
     pub fn read<T: Pod>(&self, view: &DeviceRef<T>, values: &mut [T]) -> Result<()> {
         same("read", "number of values", view.len(), values.len())?;
+        Arg::check_owner(&[view.into()], self.id())?;
         self.device.context.bind_to_thread()?;
         // SAFETY: the view is readable for as many elements, by its maker's claim; the copy has its place among the
         // stream's work, and is done before `values` is used.
@@ -290,9 +292,10 @@ impl Stream {
     /// Copies `values` over all of `view`, after all work before and before all that follows.
     ///
     /// # Errors
-    /// [`Error::Shape`](crate::Error::Shape) where the lengths differ; [`CudaError::Driver`].
+    /// As [`read`](Self::read).
     pub fn write<T: Pod>(&self, view: &mut DeviceMut<T>, values: &[T]) -> Result<()> {
         same("write", "number of values", view.len(), values.len())?;
+        Arg::check_owner(&[(&*view).into()], self.id())?;
         self.device.context.bind_to_thread()?;
         // SAFETY: the view is writable for as many elements, by its maker's claim; the copy has its place among the
         // stream's work, and is done before `values` can change.

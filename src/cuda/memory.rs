@@ -329,5 +329,16 @@ mod tests {
         for [codes, book, out] in [[2, 1, 1], [1, 2, 1], [1, 1, 2]] {
             assert_eq!(gather(codes, book, out), other);
         }
+        let project = |owners: [u64; 6]| {
+            let [x, weight, bias, y, unit, norms] = owners;
+            let (x, weight, bias) =
+                (mat::<f32>(6, 5, x).shared(), mat::<f32>(4, 5, weight).shared(), lent::<f32>(4, bias).shared());
+            let (mut y, mut unit, mut norms) = (mat(6, 4, y), mat(6, 4, unit), lent(6, norms));
+            ops::project_normalize(&queue, &x, &weight, Some(&bias), &mut y, &mut unit, Some(&mut norms))
+        };
+        assert_eq!(project([1; 6]), Ok(()));
+        for strange in 0..6 {
+            assert_eq!(project(core::array::from_fn(|arg| if arg == strange { 2 } else { 1 })), other, "{strange}");
+        }
     }
 }

@@ -31,6 +31,7 @@ mod loss;
 mod normalize;
 mod project;
 mod quantizer;
+mod random;
 mod restart;
 mod search;
 mod table;

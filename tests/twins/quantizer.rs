@@ -37,7 +37,7 @@ fn pair(gpu: &Gpu, config: Config, count: usize) -> (Quantizer, DeviceQuantizer<
     (here, there)
 }
 
-fn twins(config: Config, count: usize, steps: u64) -> Gpu {
+pub fn twins(config: Config, count: usize, steps: u64) -> Gpu {
     let (gpu, cpu, width) = (Gpu::default(), Cpu::new(), config.inputs);
     let (mut here, mut there) = pair(&gpu, config, count);
     for step in 0..steps {

@@ -51,6 +51,11 @@ impl Both {
     }
 }
 
+/// `x` `[rows, dim]` among `values` `[codes, dim]`, by every way.
+pub fn every_way(gpu: &Gpu, (x, values): (&[f32], &[f32]), codes: usize, dim: usize, metric: Metric, context: &str) {
+    Both::new(gpu, values, codes, dim, metric).same(gpu, x, None, context);
+}
+
 const DIMS: [usize; 12] = [1, 3, 8, 9, 16, 20, 32, 40, 64, 65, 100, 256];
 
 #[test]

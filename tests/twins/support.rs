@@ -96,8 +96,13 @@ impl Gpu {
         let address = match &self.memory {
             Memory::Virtual { machine, .. } => machine.alloc("room", bytes),
             Memory::Device { stream, buffers } => {
-                // What is not written stays recognizable.
-                let buffer = stream.raw().clone_htod(&vec![0xA5u8; bytes.max(1)]).expect("device memory");
+                // What is not written stays recognizable; or unwritten, for the tool that looks for that.
+                let buffer = match std::env::var_os("VQ_KERNELS_UNWRITTEN") {
+                    // SAFETY: bytes, of which every value is one.
+                    Some(_) => unsafe { stream.raw().alloc::<u8>(bytes.max(1)) },
+                    None => stream.raw().clone_htod(&vec![0xA5u8; bytes.max(1)]),
+                }
+                .expect("device memory");
                 let address = buffer.device_ptr(stream.raw()).0;
                 buffers.borrow_mut().push(buffer);
                 address

@@ -83,7 +83,7 @@ pub struct DeviceStatistics<'a> {
     dim: usize,
     exponent: i32,
     /// Address of the exponent where only the device knows it; else 0.
-    exponent_there: u64,
+    exponent_there: Arg,
 }
 
 impl<'a> DeviceStatistics<'a> {
@@ -124,7 +124,7 @@ impl<'a> DeviceStatistics<'a> {
         check_extent(OP, "dim", dim)?;
         weights.aligned(8)?;
         sums.aligned(8)?;
-        Ok(Self { weights, sums, dim, exponent: exponent.clamp(-149, 128), exponent_there: 0 })
+        Ok(Self { weights, sums, dim, exponent: exponent.clamp(-149, 128), exponent_there: Arg::NONE })
     }
 
     /// Weights `[K]` in multiples of 2⁻⁴⁰ and sums `[K, dim]` in multiples of `2^(E−40)`: what workers add up.
@@ -153,7 +153,7 @@ impl<'a> DeviceStatistics<'a> {
     /// What the driver refuses.
     pub fn clear(&mut self, queue: &impl Queue, exponent: i32) -> Result<()> {
         self.exponent = exponent.clamp(-149, 128);
-        self.exponent_there = 0;
+        self.exponent_there = Arg::NONE;
         if self.codes() == 0 {
             return Ok(());
         }
@@ -170,7 +170,7 @@ impl<'a> DeviceStatistics<'a> {
     pub(crate) fn clear_for(&mut self, queue: &impl Queue, exponent: &DeviceRef<i32>) -> Result<()> {
         same("clear", "length of exponent", 1, exponent.len())?;
         self.clear(queue, 0)?;
-        self.exponent_there = exponent.address();
+        self.exponent_there = exponent.into();
         Ok(())
     }
 
@@ -198,15 +198,15 @@ impl<'a> DeviceStatistics<'a> {
     }
 
     pub(crate) fn known(&self) -> Result<()> {
-        match self.exponent_there {
-            0 => Ok(()),
-            _ => Err(Error::Config { field: "exponent", expected: "one that the host knows" }),
+        match self.exponent_there == Arg::NONE {
+            true => Ok(()),
+            false => Err(Error::Config { field: "exponent", expected: "one that the host knows" }),
         }
     }
 
     /// The exponent as kernels take it: a number, and where to find a better one.
     pub(crate) fn exponent_args(&self) -> [Arg; 2] {
-        [self.exponent.into(), self.exponent_there.into()]
+        [self.exponent.into(), self.exponent_there]
     }
 
     /// Makes room for rows within ±2^`exponent`, a larger one than before: sums as they stand are

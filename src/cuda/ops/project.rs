@@ -63,10 +63,13 @@ fn launch<E: Element>(
         (["project_128x32_f32", "project_128x32_f16", "project_128x32_bf16"], (128, 32), 64)
     };
     let Division { grid, turns, per } = Division::new(queue, (rows, outputs), tile, threads);
-    let unit = unit.map_or(0, |unit| unit.data().address());
+    let (unit_address, unit) = unit.map_or((0, Arg::NONE), |unit| {
+        let unit = unit.data();
+        (unit.address(), unit.arg(0))
+    });
     let vectors = vectors(LEFT, x.data().address(), inputs, size_of::<E>())
         | vectors(RIGHT, weight.data().address(), inputs, 4)
-        | vectors(OUTPUT, y.data().address() | unit, outputs, 4);
+        | vectors(OUTPUT, y.data().address() | unit_address, outputs, 4);
     let args = [
         x.into(),
         weight.into(),
@@ -78,7 +81,7 @@ fn launch<E: Element>(
         per.into(),
         vectors.into(),
         y.into(),
-        unit.into(),
+        unit,
         norms.as_deref().into(),
     ];
     // SAFETY: the kernel's parameters, over views whose extents the callers have checked.

@@ -382,6 +382,11 @@ fn launch(
     arguments: *const *const c_void,
 ) -> Result<()> {
     let (module, kernel) = driver.functions.get(&function).ok_or(INVALID_HANDLE)?.clone();
+    let (context, module) = driver.modules.get(&module).ok_or(INVALID_HANDLE)?.clone();
+    let place = driver.stream(stream)?;
+    if driver.streams[&place].context != context {
+        return Err(INVALID_HANDLE);
+    }
     let sizes = module.parameter_sizes(&kernel).ok_or(INVALID_HANDLE)?;
     let argument = |(at, size): (usize, usize)| {
         // SAFETY: one address for each parameter …
@@ -395,7 +400,10 @@ fn launch(
     };
     let args = sizes.into_iter().enumerate().map(argument).collect::<Result<_>>()?;
     // What a driver refuses at once: an empty or too large grid or block.
-    if grid.contains(&0) || block.contains(&0) || block.iter().product::<u32>() > 1024 || grid[1].max(grid[2]) > 0xFFFF
+    if grid.contains(&0)
+        || block.contains(&0)
+        || block.iter().map(|&n| u64::from(n)).product::<u64>() > 1024
+        || grid[1].max(grid[2]) > 0xFFFF
     {
         return Err(INVALID_VALUE);
     }

@@ -67,7 +67,7 @@ impl Driver {
 
     /// Decodes an image; what the compiler says goes with the refusal.
     pub fn load(&mut self, text: &str) -> core::result::Result<usize, (Code, String)> {
-        let (_, device) = self.current().map_err(|code| (code, String::new()))?;
+        let (context, device) = self.current().map_err(|code| (code, String::new()))?;
         self.refuse_in_capture().map_err(|code| (code, String::new()))?;
         if !self.devices[device].compiles {
             return Err((
@@ -84,14 +84,14 @@ impl Driver {
             }
         };
         let handle = self.handle();
-        self.modules.insert(handle, module);
+        self.modules.insert(handle, (context, module));
         Ok(handle)
     }
 
     pub fn function(&mut self, module: usize, name: &str) -> Result<usize> {
         self.current()?;
-        let module = self.modules.get(&module).ok_or(INVALID_HANDLE)?.clone();
-        if !module.kernels().any(|kernel| kernel == name) {
+        let (_, code) = self.modules.get(&module).ok_or(INVALID_HANDLE)?;
+        if !code.kernels().any(|kernel| kernel == name) {
             return Err(NOT_FOUND);
         }
         let handle = self.handle();

@@ -58,8 +58,10 @@ struct Driver {
     contexts: HashMap<usize, usize>,
     streams: HashMap<usize, Stream>,
     events: HashMap<usize, Event>,
-    modules: HashMap<usize, Rc<vm::Module>>,
-    functions: HashMap<usize, (Rc<vm::Module>, String)>,
+    /// With the context that each was loaded for.
+    modules: HashMap<usize, (usize, Rc<vm::Module>)>,
+    /// Their module's handle, and their name.
+    functions: HashMap<usize, (usize, String)>,
     graphs: HashMap<usize, Vec<Work>>,
     memory: BTreeMap<u64, Block>,
     /// Images that have been decoded, by their text.

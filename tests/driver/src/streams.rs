@@ -29,8 +29,8 @@ pub enum Work {
     Release(u64),
     /// The event's so many-th record is reached.
     Record(usize, u64),
-    /// That record must have been reached.
-    Wait(usize, u64),
+    /// That record, which the stream named last has, must have been reached.
+    Wait(usize, u64, usize),
 }
 
 /// A stream with what it has not done yet.
@@ -112,7 +112,7 @@ impl Driver {
             (false, true) if of.recorded > 0 => Err(CAPTURE_ISOLATION),
             (_, true) => Ok(()),
             (false, false) => {
-                let work = Work::Wait(event, of.recorded);
+                let work = Work::Wait(event, of.recorded, of.stream);
                 self.queue(stream, work)
             }
         }
@@ -137,8 +137,8 @@ impl Driver {
 
     /// Runs what an event's last record stands behind.
     pub fn reach(&mut self, event: usize) -> Result<()> {
-        let recorded = self.events.get(&event).ok_or(INVALID_HANDLE)?.recorded;
-        self.reach_record(event, recorded)
+        let Event { recorded, stream, .. } = *self.events.get(&event).ok_or(INVALID_HANDLE)?;
+        self.reach_record(event, recorded, stream)
     }
 
     pub fn query(&self, event: usize) -> Result<()> {
@@ -149,12 +149,9 @@ impl Driver {
         }
     }
 
-    fn reach_record(&mut self, event: usize, record: u64) -> Result<()> {
+    fn reach_record(&mut self, event: usize, record: u64, stream: usize) -> Result<()> {
         // An event that was destroyed, or never recorded, holds nobody up.
-        while let Some(Event { reached, stream, .. }) = self.events.get(&event)
-            && *reached < record
-        {
-            let stream = *stream;
+        while self.events.get(&event).is_some_and(|event| event.reached < record) {
             match self.streams.get_mut(&stream).and_then(|stream| stream.waiting.pop_front()) {
                 Some(work) => self.run(stream, work)?,
                 None => return Ok(()),
@@ -166,10 +163,12 @@ impl Driver {
     fn run(&mut self, stream: usize, work: Work) -> Result<()> {
         match work {
             Work::Launch { module, kernel, grid, block, shared, args } => {
-                let before = self.machine.executed();
+                let before = [self.machine.executed(), self.machine.traffic()];
                 let done = self.machine.launch(&module, &kernel, grid, block, shared, &args);
                 if self.traces {
-                    println!("{kernel} of {grid:?} blocks: {} warp instructions", self.machine.executed() - before);
+                    let [instructions, bytes] =
+                        [self.machine.executed() - before[0], self.machine.traffic() - before[1]];
+                    println!("{kernel} of {grid:?} blocks: {instructions} warp instructions, {bytes} bytes");
                 }
                 return done.map_err(|fault| self.lose(stream, fault.to_string()));
             }
@@ -184,7 +183,7 @@ impl Driver {
                     event.reached = event.reached.max(record);
                 }
             }
-            Work::Wait(event, record) => self.reach_record(event, record)?,
+            Work::Wait(event, record, stream) => self.reach_record(event, record, stream)?,
         }
         Ok(())
     }

@@ -24,7 +24,7 @@ impl Addr {
     }
 }
 
-fn place(env: &Env, space: Space, address: u64, len: usize, lane: usize) -> Step<Place> {
+fn place(env: &mut Env, space: Space, address: u64, len: usize, lane: usize) -> Step<Place> {
     let (space, address) = if space == Space::Generic { locate(address) } else { (space, address) };
     if !address.is_multiple_of(len as u64) {
         let detail = format!("{len} bytes at {space:?} address {address:#x}");
@@ -36,7 +36,10 @@ fn place(env: &Env, space: Space, address: u64, len: usize, lane: usize) -> Step
         (Space::Local, Some(offset)) => Place::Local(offset),
         (Space::Param, _) => Place::Param(address),
         (Space::Global | Space::Const | Space::Generic, _) => match env.global.find(address) {
-            Some((region, offset)) => Place::Global(region, offset),
+            Some((region, offset)) => {
+                env.global.count(address);
+                Place::Global(region, offset)
+            }
             None => {
                 let detail = format!("{len} bytes at address {address:#x}, which is in no allocation");
                 return Err(Trap::new(FaultKind::OutOfBounds, lane as u32, detail));

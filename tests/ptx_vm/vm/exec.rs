@@ -59,6 +59,7 @@ impl Warp {
                 break;
             }
             env.executed += 1;
+            env.global.sector = u64::MAX;
             let instr = &kernel.code[self.at as usize];
             let mask = match instr.guard {
                 None => self.group,

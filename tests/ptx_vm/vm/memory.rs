@@ -117,6 +117,10 @@ impl Region {
 #[derive(Default)]
 pub struct Global {
     pub regions: Vec<Region>,
+    /// Sectors of 32 bytes that warps have read or written, lanes of one access that are in a row in the same one counted once.
+    pub sectors: u64,
+    /// That of the lane before.
+    pub sector: u64,
 }
 
 impl Global {
@@ -125,6 +129,14 @@ impl Global {
         let base = ((self.regions.len() as u64 + 1) << SPACING) + align;
         self.regions.push(Region { base, ..Region::new(name, bytes) });
         base
+    }
+
+    /// Counts a lane's access, which is aligned to its size.
+    pub fn count(&mut self, address: u64) {
+        if self.sector != address / 32 {
+            self.sectors += 1;
+            self.sector = address / 32;
+        }
     }
 
     /// The region an address lies in or behind, and the offset there.

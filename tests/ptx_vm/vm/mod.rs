@@ -208,6 +208,11 @@ impl Machine {
         self.state.borrow().executed
     }
 
+    /// Bytes of global memory that warps have read or written so far, in sectors of 32.
+    pub fn traffic(&self) -> u64 {
+        32 * self.state.borrow().global.sectors
+    }
+
     /// Runs a kernel to its end, or to the first fault.
     pub fn launch(
         &self,
