@@ -5,7 +5,7 @@ use core::mem::MaybeUninit;
 use std::collections::HashMap;
 use std::ffi::CString;
 use std::string::String;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::vec::Vec;
 
 use bytemuck::Pod;
@@ -23,11 +23,11 @@ const CAPABILITY: (i32, i32) = (8, 0);
 /// … and PTX ISA 8.4, which is CUDA 12.4's.
 const DRIVER: (i32, i32) = (12, 4);
 
-/// A GPU, with the kernels that have been loaded for its context.
+/// A GPU, with the kernels that have been loaded for its context: once, however many `Device`s there are of it.
 #[derive(Clone)]
 pub struct Device {
     context: Arc<CudaContext>,
-    modules: Arc<Mutex<HashMap<&'static str, Module>>>,
+    modules: Arc<Modules>,
     processors: u32,
 }
 
@@ -87,7 +87,7 @@ impl Device {
             return Err(CudaError::TooOldDriver { version, needed: DRIVER }.into());
         }
         let processors = context.attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?;
-        Ok(Self { context, modules: Arc::default(), processors: processors.max(1) as u32 })
+        Ok(Self { modules: Modules::of(&context), context, processors: processors.max(1) as u32 })
     }
 
     /// Major and minor compute capability.
@@ -128,8 +128,7 @@ impl Device {
     }
 
     fn with_module<T>(&self, image: &'static Image, use_it: impl FnOnce(&mut Module) -> Result<T>) -> Result<T> {
-        // A panic elsewhere leaves the map whole: entries are put in complete.
-        let mut modules = self.modules.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut modules = lock(&self.modules.0);
         if !modules.contains_key(image.name) {
             modules.insert(image.name, Module::load(&self.context, image)?);
         }
@@ -138,6 +137,32 @@ impl Device {
             None => Err(CudaError::Image { name: image.name, log: String::from("not loaded") }.into()),
         }
     }
+}
+
+/// The loaded images of a context, by name.
+#[derive(Default)]
+struct Modules(Mutex<HashMap<&'static str, Module>>);
+
+impl Modules {
+    /// Those that the context has already, or none.
+    fn of(context: &CudaContext) -> Arc<Self> {
+        static LOADED: Mutex<Vec<(usize, Weak<Modules>)>> = Mutex::new(Vec::new());
+        let mut loaded = lock(&LOADED);
+        // Modules keep their context: a handle that is given anew is that of a context which has none any more.
+        loaded.retain(|(_, modules)| modules.strong_count() > 0);
+        let handle = context.cu_ctx() as usize;
+        let found = loaded.iter().find(|(of, _)| *of == handle).and_then(|(_, modules)| modules.upgrade());
+        found.unwrap_or_else(|| {
+            let modules = Arc::new(Modules::default());
+            loaded.push((handle, Arc::downgrade(&modules)));
+            modules
+        })
+    }
+}
+
+/// A panic elsewhere leaves what is locked here whole: entries are put in complete.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A loaded image.

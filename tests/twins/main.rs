@@ -13,9 +13,8 @@
 //! * codes and weights that are none: `the_status_names…` of each module; full counts: `usage::a_full_count_stays_full`,
 //!   `ema::a_full_code_is_refused`, `ema::counts_at_their_ends`;
 //! * views of another stream: `cuda::memory` in the crate, whose check the machine of these tests makes at every launch;
-//! * a device without room, an image that does not load, no driver: `cuda::error` and `cuda::device` in the crate, as
-//!   far as that goes without a device. Memory of another *context* takes two of them: `Stream::on` and the views' `new`
-//!   compare the driver's handles, and await a device.
+//! * memory of another context or device, a device without room, an image that does not load, a device or a driver that is
+//!   too old, captured graphs: `tests/device.rs`, on the virtual driver; no driver: `cuda::device` in the crate.
 #![cfg(feature = "cuda")]
 
 #[path = "../common/mod.rs"]

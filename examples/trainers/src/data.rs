@@ -160,16 +160,7 @@ impl Dataset {
     /// # Errors
     /// Where `count` is 0 or more than there are.
     pub fn sample(&self, count: usize, seed: u64) -> Result<Self, Failure> {
-        if !(1..=self.len()).contains(&count) {
-            return Err(Failure::new(format!(
-                "a sample of 1 to {} pictures can be taken of `{}`, not of {count}",
-                self.len(),
-                self.name
-            )));
-        }
-        let lots = Permutation::new(self.len() as u64, seed);
-        let mut members: Vec<usize> = (0..count as u64).map(|i| self.members[lots.at(i) as usize]).collect();
-        members.sort_unstable();
+        let members = by_lot(&self.members, count, seed, &self.name)?;
         Ok(Self {
             name: format!("{}, {count} by lot (seed {seed})", self.name),
             pictures: Arc::clone(&self.pictures),
@@ -207,6 +198,18 @@ fn parts(members: &[usize], held: &[bool]) -> (Vec<usize>, Vec<usize>) {
         of_side.map(|(&member, _)| member).collect()
     };
     (side(false), side(true))
+}
+
+/// `count` of these by lot, ascending; with one seed a smaller sample is part of a larger one.
+fn by_lot(members: &[usize], count: usize, seed: u64, name: &str) -> Result<Vec<usize>, Failure> {
+    let all = members.len();
+    if !(1..=all).contains(&count) {
+        return Err(Failure::new(format!("a sample of 1 to {all} can be taken of `{name}`, not of {count}")));
+    }
+    let lots = Permutation::new(all as u64, seed);
+    let mut sample: Vec<usize> = (0..count as u64).map(|i| members[lots.at(i) as usize]).collect();
+    sample.sort_unstable();
+    Ok(sample)
 }
 
 /// Something of each of `count` scenes of [`Source::Scenes`], drawn on all threads, a few at a time so that Ctrl-C is heard.

@@ -3,6 +3,7 @@
 //! Scalars are tensors `[1]`. The quantizer's own terms are in [`quantize`](crate::quantize).
 
 pub mod adversarial;
+pub mod coverage;
 pub mod maps;
 pub mod perceptual;
 pub mod reconstruction;

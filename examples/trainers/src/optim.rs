@@ -1,11 +1,14 @@
 //! AdamW over a module, a learning rate over the steps, and both in a checkpoint.
 
-use burn::module::{AutodiffModule, ModuleVisitor, Param};
+use std::collections::BTreeMap;
+
+use burn::module::{AutodiffModule, ModuleVisitor, Param, ParamId};
 use burn::optim::adaptor::OptimizerAdaptor;
+use burn::optim::record::AdaptorRecord;
 use burn::optim::{AdamW, AdamWConfig, GradientsParams, Optimizer as _};
-use burn::record::{BinBytesRecorder, FullPrecisionSettings, Recorder};
+use burn::record::{BinBytesRecorder, FullPrecisionSettings, PrecisionSettings, Record, Recorder};
 use burn::tensor::Tensor;
-use burn::tensor::backend::AutodiffBackend;
+use burn::tensor::backend::{AutodiffBackend, Backend};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -128,14 +131,14 @@ impl<M: AutodiffModule<B>, B: AutodiffBackend> Optimizer<M, B> {
         self.plain.step(lr, module, split.all)
     }
 
-    /// The moments as bytes, of weights and of the rest.
+    /// The moments as bytes, of weights and of the rest: the same bytes for the same moments.
     ///
     /// # Errors
     /// Where they cannot be encoded.
     pub fn state(&self) -> Result<[Vec<u8>; 2], Failure> {
         let record = |adaptor: &OptimizerAdaptor<AdamW, M, B>| {
             BinBytesRecorder::<FullPrecisionSettings>::new()
-                .record(adaptor.to_record(), ())
+                .record(Sorted(adaptor.to_record().into_iter().collect()), ())
                 .map(sealed)
                 .context(|| "cannot encode the optimizer's moments".into())
         };
@@ -147,16 +150,29 @@ impl<M: AutodiffModule<B>, B: AutodiffBackend> Optimizer<M, B> {
     /// # Errors
     /// Bytes that are no moments.
     pub fn restore(self, [decayed, plain]: [Vec<u8>; 2], device: &B::Device) -> Result<Self, Failure> {
-        let load = |bytes| {
-            BinBytesRecorder::<FullPrecisionSettings>::new()
+        let load = |adaptor: OptimizerAdaptor<AdamW, M, B>, bytes| {
+            let Sorted::<AdaptorRecord<AdamW, B>>(record) = BinBytesRecorder::<FullPrecisionSettings>::new()
                 .load(opened(bytes)?, device)
-                .context(|| "cannot decode the optimizer's moments".into())
+                .context(|| "cannot decode the optimizer's moments".into())?;
+            Ok::<_, Failure>(adaptor.load_record(record.into_iter().collect()))
         };
-        Ok(Self {
-            clip: self.clip,
-            decayed: self.decayed.load_record(load(decayed)?),
-            plain: self.plain.load_record(load(plain)?),
-        })
+        Ok(Self { clip: self.clip, decayed: load(self.decayed, decayed)?, plain: load(self.plain, plain)? })
+    }
+}
+
+/// What belongs to parameters, written in the order of their numbers: burn's map of it has another order in each run.
+struct Sorted<T>(Vec<(ParamId, T)>);
+
+impl<T: Record<B>, B: Backend> Record<B> for Sorted<T> {
+    type Item<S: PrecisionSettings> = BTreeMap<String, T::Item<S>>;
+
+    fn into_item<S: PrecisionSettings>(self) -> Self::Item<S> {
+        self.0.into_iter().map(|(id, record)| (id.serialize(), record.into_item())).collect()
+    }
+
+    fn from_item<S: PrecisionSettings>(item: Self::Item<S>, device: &B::Device) -> Self {
+        let record = |(id, item): (String, _)| (ParamId::deserialize(&id), T::from_item(item, device));
+        Self(item.into_iter().map(record).collect())
     }
 }
 
@@ -278,5 +294,26 @@ mod tests {
         assert_eq!(tensors(&run(module, &mut second, 2..5)), expected);
         let nonsense = Optimizer::<Linear<HostTrain>, HostTrain>::new(&config()).restore([vec![7; 9], vec![]], &device);
         assert!(nonsense.is_err());
+    }
+
+    #[test]
+    fn the_same_moments_are_the_same_bytes() {
+        let layers = || -> Vec<Linear<HostTrain>> {
+            settle((0..8).map(|_| LinearConfig::new(3, 3).init(&Default::default())).collect(), 1)
+        };
+        let stepped = || {
+            let (module, mut optimizer) = (layers(), Optimizer::new(&config()));
+            let x = Tensor::<HostTrain, 2>::from_floats([[1.0, -2.0, 0.5]], &Default::default());
+            let loss = module.iter().fold(x, |x, layer| layer.forward(x)).sum();
+            let gradients = GradientsParams::from_grads(loss.backward(), &module);
+            let gradients = Gradients::of::<HostTrain, _>(&module, gradients);
+            optimizer.step(0.1, module, gradients);
+            optimizer
+        };
+        // 8! orders of each kind of parameter.
+        let (optimizer, bytes) = (stepped(), stepped().state().expect("moments"));
+        assert_eq!(optimizer.state().expect("moments"), bytes);
+        let restored = optimizer.restore(bytes.clone(), &Default::default()).expect("moments");
+        assert_eq!(restored.state().expect("moments"), bytes);
     }
 }

@@ -10,6 +10,8 @@ use program::Program;
 use serde_json::Value;
 use trainers::common::images::load_images;
 use trainers::common::tensors::{SafetensorsFile, Tensor, write_safetensors};
+use trainers::data::Source;
+use trainers::data::maps::{Maps, Modality, Opening};
 use trainers::tokens::TokenFile;
 use trainers::wordpiece::sentences::{boxes_of, metadata_of};
 use trainers::wordpiece::{WordPiece, read};
@@ -254,6 +256,41 @@ fn diffusion_decoders_sample_as_they_are_asked_to() {
     let summary = DETOKENIZE.succeeds(&back, &[&decode[..], &["--steps", "2"]].concat());
     assert_eq!(summary["samples"].as_u64(), Some(3));
     pictures(&back, &file, file.about.sample.shape()[1]);
+}
+
+/// A map's own scale stands beside its tokens: what comes back is in metres.
+#[test]
+fn distances_come_back_in_metres() {
+    let directory = directory();
+    let trained = directory.path().join("depth");
+    TRAIN_DIVAE.succeeds(&trained, &["--modality", "depth"]);
+    let rooms = shared("rgbd_normals_256.tar");
+    let data = rooms.as_ref().map_or(["--scenes", "5"], |path| ["--data", text(path)]);
+    let out = directory.path().join("t.safetensors");
+    TOKENIZE.succeeds(&out, &[&["--tokenizer", text(&trained)], &data[..]].concat());
+    let file = TokenFile::load(&out).expect("tokens");
+    assert_eq!(file.scales.len(), file.len());
+    let decode = |name: &str, format: &str| {
+        let back = directory.path().join(name);
+        let options = [text(&out), "--tokenizer", text(&trained), "--steps", "2", "--format", format];
+        DETOKENIZE.succeeds(&back, &options);
+        back
+    };
+    let mut made = SafetensorsFile::open(&decode("values", "safetensors").join("values.safetensors")).expect("a file");
+    assert_eq!(made.metadata("unit"), Some("metre"));
+    let values: Vec<f32> = made.read("values").expect("numbers");
+    let maps =
+        |path: PathBuf| Maps::open(Modality::Depth, &Source::Path(path), &Opening::default()).expect("distances");
+    let read = maps(decode("pictures", "png"));
+    assert_eq!(read.len(), file.len());
+    let each = file.about.sample.values();
+    for (index, values) in values.chunks_exact(each).enumerate() {
+        let (map, scale) = (read.map(index), read.scale_of(index).expect("a scale"));
+        for (pixel, &metres) in map.values.iter().zip(values) {
+            let (found, expected) = (scale.undo(*pixel), metres.clamp(0.001, 65.535));
+            assert!((found - expected).abs() < 0.001, "map {index}: {found} for {metres}");
+        }
+    }
 }
 
 #[test]

@@ -5,7 +5,7 @@ mod program;
 use clap::{Parser, ValueEnum};
 use program::{Program, has_files};
 use trainers::backend::Host;
-use trainers::common::tensors::{Tensor, write_safetensors};
+use trainers::common::tensors::{SafetensorsFile, Tensor, write_safetensors};
 use trainers::nets::macs::Cost;
 use trainers::vqvae::config::Config;
 use trainers::vqvae::model::Sample;
@@ -63,6 +63,35 @@ fn every_modality_trains_and_its_checkpoint_encodes_and_decodes() {
 fn a_killed_run_goes_on_with_the_same_bits() {
     let directory = directory();
     PROGRAM.goes_on_after(6, directory.path(), &["--modality", "semseg", "--average", "0.9"], 40);
+}
+
+#[test]
+fn a_trained_tokenizer_is_adapted_to_larger_maps() {
+    let directory = directory();
+    let [base, out] = ["base", "out"].map(|name| directory.path().join(name));
+    PROGRAM.succeeds(&base, &["--modality", "masks", "--average", "0.9"]);
+    let start = ["--modality", "masks", "--start", base.to_str().expect("a path")];
+    let networks = |out: &Path, prefix: &str| -> Vec<(String, Vec<f32>)> {
+        let mut file = SafetensorsFile::open(&out.join("checkpoint.safetensors")).expect("a checkpoint");
+        let names: Vec<String> =
+            file.names().iter().filter_map(|name| name.strip_prefix(prefix)).map(str::to_owned).collect();
+        names.into_iter().map(|name| (name.clone(), file.read(&format!("{prefix}{name}")).expect("values"))).collect()
+    };
+    // At rate 0 it stays what it was: the moving averages.
+    PROGRAM.succeeds(&out, &[&start[..], &["--lr", "0", "--steps", "1"]].concat());
+    assert_eq!(networks(&out, "model."), networks(&base, "average."));
+    // Sizes 16, 24 and 32 by lot.
+    let summary = PROGRAM.succeeds(&out, &[&start[..], &["--largest", "32", "--steps", "6"]].concat());
+    assert_eq!(summary["grid"].as_u64(), Some(4));
+    assert_ne!(networks(&out, "model."), networks(&base, "average."));
+    for (arguments, expected) in [
+        (["--largest", "34"], "whole patches of 4"),
+        (["--largest", "8"], "sizes from 16 to 8"),
+        (["--dim", "4"], "of another network or configuration"),
+    ] {
+        let message = PROGRAM.refuses(&out, &[&start[..], &arguments].concat());
+        assert!(message.contains(expected), "{arguments:?}: {message}");
+    }
 }
 
 #[test]
@@ -126,6 +155,7 @@ fn every_published_preset_is_valid() {
     for (preset, grid, codes, dim, channels) in [
         ("4m-rgb-1k", 14, 1024, 32, [3, 3]),
         ("4m-semseg-coco-4k", 14, 4096, 32, [64, 134]),
+        ("4m-semseg-coco-4k-448", 14, 4096, 32, [64, 134]),
         ("4m-clip-b16-8k", 14, 8192, 32, [512, 512]),
         ("4m-dinov2-b14-8k", 16, 8192, 32, [768, 768]),
         ("4m-imagebind-h14-8k", 16, 8192, 32, [1280, 1280]),

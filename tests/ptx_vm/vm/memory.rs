@@ -100,6 +100,11 @@ impl Region {
         Ok(span)
     }
 
+    /// Gives its memory back.
+    pub fn end(&mut self) {
+        (self.data, self.state, self.shadow) = Default::default();
+    }
+
     pub fn write(&mut self, at: u64, bytes: &[u8]) -> Result<(), Why> {
         let span = self.writable(at, bytes.len())?;
         self.data[span.clone()].copy_from_slice(bytes);

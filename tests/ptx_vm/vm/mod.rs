@@ -49,6 +49,12 @@ impl Module {
         self.parsed.kernels.iter().map(|k| k.name.as_str())
     }
 
+    /// Bytes of each parameter.
+    pub fn parameter_sizes(&self, kernel: &str) -> Option<Vec<usize>> {
+        let found = self.parsed.kernels.iter().find(|k| k.name == kernel)?;
+        Some(found.params.iter().map(|param| param.size as usize).collect())
+    }
+
     /// `.maxntid` or `.reqntid`.
     pub fn max_threads(&self, kernel: &str) -> Option<u32> {
         self.parsed.kernels.iter().find(|k| k.name == kernel)?.max_threads
@@ -160,6 +166,15 @@ impl Machine {
     /// Memory that nobody has written, aligned to 256 bytes and no better.
     pub fn alloc(&self, name: &str, bytes: usize) -> u64 {
         self.state.borrow_mut().global.alloc(name, bytes, 256)
+    }
+
+    /// Ends an allocation: its addresses are out of bounds from here on.
+    pub fn free(&self, address: u64) {
+        let global = &mut self.state.borrow_mut().global;
+        match global.find(address) {
+            Some((region, 0)) => global.regions[region].end(),
+            _ => panic!("{address:#x} begins no allocation"),
+        }
     }
 
     /// Copies to the device.

@@ -19,7 +19,7 @@ use core::fmt;
 use std::sync::Arc;
 
 use super::resample::Window;
-use super::{Permutation, Source, parts};
+use super::{Source, by_lot, parts};
 use crate::common::failure::Failure;
 use crate::common::images::held_out;
 use stored::Stored;
@@ -158,6 +158,11 @@ impl Maps {
         &self.at(index).name
     }
 
+    /// What one map was standardised by, where it is of distances.
+    pub fn scale_of(&self, index: usize) -> Option<Scale> {
+        self.at(index).scale
+    }
+
     /// The group of one map, which a split does not divide: the picture of a mask, the clip of a pose; else its own name.
     pub fn group_of(&self, index: usize) -> &str {
         self.at(index).group()
@@ -190,16 +195,7 @@ impl Maps {
     /// # Errors
     /// Where `count` is 0 or more than there are.
     pub fn sample(&self, count: usize, seed: u64) -> Result<Self, Failure> {
-        if !(1..=self.len()).contains(&count) {
-            return Err(Failure::new(format!(
-                "a sample of 1 to {} maps can be taken of `{}`, not of {count}",
-                self.len(),
-                self.name
-            )));
-        }
-        let lots = Permutation::new(self.len() as u64, seed);
-        let mut members: Vec<usize> = (0..count as u64).map(|i| self.members[lots.at(i) as usize]).collect();
-        members.sort_unstable();
+        let members = by_lot(&self.members, count, seed, &self.name)?;
         Ok(self.part(format!("{}, {count} by lot (seed {seed})", self.name), members))
     }
 }

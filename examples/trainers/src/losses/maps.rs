@@ -6,7 +6,7 @@ use burn::tensor::activation::log_sigmoid;
 use burn::tensor::backend::Backend;
 use burn::tensor::{Int, Tensor};
 
-use crate::nets::norms::{spread, sums};
+use crate::nets::norms::sums;
 
 /// PyTorch's `cosine_similarity`: the least length that a vector is divided by.
 const EPS: f64 = 1e-8;
@@ -19,13 +19,14 @@ const EPS: f64 = 1e-8;
 /// panic or read elsewhere): loaders check them.
 pub fn cross_entropy<B: Backend>(logits: Tensor<B, 4>, labels: Tensor<B, 3, Int>, ignore: Option<i64>) -> Tensor<B, 1> {
     let [batch, classes, height, width] = logits.dims();
-    let (count, dtype) = (batch * height * width, logits.dtype());
-    let logits = logits.permute([0, 2, 3, 1]).reshape([count, classes]);
-    let labels = labels.reshape([count, 1]);
+    let (area, dtype, device) = (height * width, logits.dtype(), logits.device());
+    let (logits, labels) = (logits.reshape([batch, classes, area]), labels.reshape([batch, 1, area]));
+    // The classes stay where they are: bringing them last took a quarter of a training step of 91 classes. As products with ones, as in `norms`.
+    let ones = |shape: [usize; 3]| Tensor::<B, 3>::ones(shape, (&device, dtype));
     // Constants to the gradient, which does not depend on it.
-    let largest = spread(logits.clone().detach().max_dim(1), classes);
+    let largest = ones([1, classes, 1]).matmul(logits.clone().detach().max_dim(1));
     let logits = logits - largest;
-    let total = sums(logits.clone().exp()).log();
+    let total = ones([1, 1, classes]).matmul(logits.clone().exp()).log();
     let Some(ignore) = ignore else {
         return (total - logits.gather(1, labels)).mean();
     };

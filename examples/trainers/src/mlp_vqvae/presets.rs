@@ -6,7 +6,6 @@ use super::config::{Coding, Config};
 use crate::data::maps::{Modality, Scale};
 use crate::nets::bottleneck::BottleneckConfig;
 use crate::nets::memcodes::MemcodesConfig;
-use crate::optim::OptimizerConfig;
 use crate::shell::{Codes, Settings};
 use crate::vqvae::config::Reconstruction;
 
@@ -45,9 +44,6 @@ pub enum Quantizer {
     /// All heads share codes that moving averages learn.
     Shared,
 }
-
-/// Samples that an epoch is counted as: ImageNet-1k's training set. 4M's own sets are larger, and not public as such.
-const EPOCH: u64 = 1_281_167;
 
 impl Preset {
     /// What the preset is trained on, where it says so.
@@ -94,11 +90,10 @@ impl Preset {
 
 /// What all of 4M's have in common: 512 samples on 8 GPUs.
 fn four_m(modality: Modality, net: BottleneckConfig, epochs: u64, warmup: u64) -> Config {
-    let (batch, loss) = match modality {
-        Modality::Pose => (512, Reconstruction::SmoothL1),
-        _ => (512, Reconstruction::Cosine),
+    let loss = match modality {
+        Modality::Pose => Reconstruction::SmoothL1,
+        _ => Reconstruction::Cosine,
     };
-    let epoch = EPOCH / batch;
     Config {
         modality,
         net,
@@ -106,30 +101,14 @@ fn four_m(modality: Modality, net: BottleneckConfig, epochs: u64, warmup: u64) -
         loss,
         commitment: 1.0,
         scale: Scale::ONE,
-        settings: Settings {
-            optimizer: OptimizerConfig {
-                lr: 1e-4 * batch as f64 / 256.0,
-                beta1: 0.9,
-                beta2: 0.99,
-                epsilon: 1e-8,
-                weight_decay: 0.05,
-                clip: Some(1.0),
-                warmup: warmup * epoch,
-                cosine: true,
-            },
-            steps: epochs * epoch,
-            batch: batch as usize,
-            average: Some(0.99),
-            amp: false,
-            seed: 0,
-        },
+        // 1e-4 for 256 samples.
+        settings: Settings::four_m(512, 2e-4, epochs, warmup),
     }
 }
 
 /// The rate and length of a training of minutes.
 fn short(config: Config, steps: u64, batch: usize, lr: f64) -> Config {
-    let optimizer = OptimizerConfig { lr, warmup: steps / 20 + 1, ..config.settings.optimizer };
-    Config { settings: Settings { optimizer, steps, batch, ..config.settings }, ..config }
+    Config { settings: config.settings.clone().short(steps, batch, lr), ..config }
 }
 
 #[cfg(test)]

@@ -9,7 +9,6 @@
 
 use burn::module::{Module, Param};
 use burn::nn::Initializer;
-use burn::tensor::activation::softmax;
 use burn::tensor::backend::Backend;
 use burn::tensor::{DType, Int, Tensor, TensorData};
 use rayon::iter::{IndexedParallelIterator, ParallelIterator};
@@ -157,13 +156,14 @@ impl<B: Backend> Memcodes<B> {
         if n == 0 {
             return Ok(Memorized { output: rows, codes: Vec::new() });
         }
-        let gumbel = Tensor::<B, 3>::from_data(gumbel(noise, [n, heads, config.codes]), (&device, DType::F32));
-        let logits = self.logits(to(DType::F32, rows)) + gumbel.swap_dims(0, 1);
-        let codes = of_rows(logits.clone().argmax(2));
+        let gumbel = Tensor::<B, 3>::from_data(gumbel(noise, [heads, n, config.codes]), (&device, DType::F32));
+        let logits = self.logits(to(DType::F32, rows)) + gumbel;
+        let (largest, codes) = logits.clone().detach().max_dim_with_indices(2);
+        let codes = of_rows(codes);
         let values = self.values();
         let chosen = self.chosen(values.clone(), &codes, &device);
         // Of the weights alone, and worth nothing: the difference of equal numbers.
-        let soft = softmax(logits.div_scalar(self.temperature), 2).matmul(values.detach());
+        let soft = mixed(logits, largest, self.temperature, values.detach());
         let soft = soft.swap_dims(0, 1).reshape([n, heads * dim]);
         Ok(Memorized { output: to(dtype, chosen + (soft.clone() - soft.detach())), codes })
     }
@@ -253,18 +253,41 @@ fn of_rows<B: Backend>(indices: Tensor<B, 3, Int>) -> Vec<u32> {
     indices.into_vec().unwrap_or_else(|_| unreachable!("converted to u32 just above"))
 }
 
-/// Gumbel noise `[rows, heads, codes]`, each row from a generator of its own.
-fn gumbel(noise: Noise, [rows, heads, codes]: [usize; 3]) -> TensorData {
-    let mut values = vec![0.0f32; rows * heads * codes];
-    values.par_chunks_exact_mut((heads * codes).max(1)).enumerate().for_each(|(row, values)| {
-        let mut random = generator("gumbel", noise.seed, noise.step, row as u64);
+/// `softmax(l / temperature) v` of logits `[heads, rows, codes]`, whose largest in each row is known, and values `[heads, codes, d]`.
+///
+/// Numerator and denominator are one product, and the largest is spread by another: of passes over the logits, which are most of a
+/// step's time, a softmax as such takes twice as many, and broadcasts.
+fn mixed<B: Backend>(
+    logits: Tensor<B, 3>,
+    largest: Tensor<B, 3>,
+    temperature: f64,
+    values: Tensor<B, 3>,
+) -> Tensor<B, 3> {
+    let [heads, codes, dim] = values.dims();
+    let (device, rows) = (values.device(), logits.dims()[1]);
+    let ones = |shape: [usize; 3]| Tensor::<B, 3>::ones(shape, (&device, DType::F32));
+    let below = logits - largest.matmul(ones([heads, 1, codes]));
+    let weights = if temperature == 1.0 { below } else { below.div_scalar(temperature) }.exp();
+    let sums = weights.matmul(Tensor::cat(vec![values, ones([heads, codes, 1])], 2));
+    let total = sums.clone().slice([0..heads, 0..rows, dim..dim + 1]);
+    sums.slice([0..heads, 0..rows, 0..dim]) / total
+}
+
+/// Gumbel noise `[heads, rows, codes]`, each row of each head from a generator of its own.
+fn gumbel(noise: Noise, [heads, rows, codes]: [usize; 3]) -> TensorData {
+    let mut values = vec![0.0f32; heads * rows * codes];
+    values.par_chunks_exact_mut(codes.max(1)).enumerate().for_each(|(at, values)| {
+        let (head, row) = (at / rows.max(1), at % rows.max(1));
+        let mut random = generator("gumbel", noise.seed, noise.step, (row * heads + head) as u64);
         for value in values {
             // In the middle of one of 2⁵² equal parts of (0, 1): neither end, where a logarithm is infinite.
-            let u = ((random.next_u64() >> 12) as f64 + 0.5) / (1_u64 << 52) as f64;
-            *value = -(-u.ln()).ln() as f32;
+            let u = (((random.next_u64() >> 12) as f64 + 0.5) / (1_u64 << 52) as f64) as f32;
+            // −ln(1 − u), of small u by its series: `1 − u` has lost their last digits, and they are the largest noise.
+            let waited = if u < 1.0 / 256.0 { u * (1.0 + 0.5 * u) } else { -(1.0 - u.min(1.0 - f32::EPSILON)).ln() };
+            *value = -waited.ln();
         }
     });
-    TensorData::new(values, [rows, heads, codes])
+    TensorData::new(values, [heads, rows, codes])
 }
 
 #[cfg(test)]

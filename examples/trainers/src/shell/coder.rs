@@ -111,8 +111,13 @@ impl Coder {
 
     /// Takes up what [`tensors`](Self::tensors) wrote of the quantizer `from` and of the optimizer.
     pub(super) fn restore(&mut self, prefix: &str, file: &mut Checkpoint) -> Result<(), Failure> {
-        self.handle.with(|quantizer| restore(prefix, quantizer, file))?;
+        self.take_over(prefix, file)?;
         learning::restore_adam(prefix, &mut self.adam, file.file())
+    }
+
+    /// Takes up the codes of another training, with their statistics.
+    pub(super) fn take_over(&mut self, prefix: &str, file: &mut Checkpoint) -> Result<(), Failure> {
+        self.handle.with(|quantizer| restore(prefix, quantizer, file))
     }
 
     /// The optimizer's moments.

@@ -175,6 +175,10 @@ pub fn run_task<B: TrainBackend, T: Task<B>>(
     };
     let model = task.model(&device)?;
     let mut state = State::new(task.settings().clone(), model, coding, device);
+    if let (Some(start), false) = (task.start(), options.resume) {
+        let start = if start.is_dir() { Files::of(start).checkpoint } else { start.to_owned() };
+        state = state.start_from(&mut Checkpoint::of_kind(&start, T::KIND)?)?;
+    }
     let mut history = Vec::new();
     if options.resume {
         state = state.resume(&mut Checkpoint::of_run(&files.checkpoint, &run)?)?;

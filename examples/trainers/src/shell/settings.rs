@@ -22,7 +22,38 @@ pub struct Settings {
     pub seed: u64,
 }
 
+/// Samples that an epoch of 4M's is counted as: ImageNet-1k's training set. Its own sets are larger, and not public as such.
+const EPOCH: u64 = 1_281_167;
+
 impl Settings {
+    /// What all of 4M's tokenizers have in common: `batch` samples on all GPUs together, for so many epochs of which the first ones warm up.
+    pub fn four_m(batch: u64, lr: f64, epochs: u64, warmup: u64) -> Self {
+        let epoch = EPOCH / batch.max(1);
+        Self {
+            optimizer: OptimizerConfig {
+                lr,
+                beta1: 0.9,
+                beta2: 0.99,
+                epsilon: 1e-8,
+                weight_decay: 0.05,
+                clip: Some(1.0),
+                warmup: warmup * epoch,
+                cosine: true,
+            },
+            steps: epochs * epoch,
+            batch: batch as usize,
+            average: Some(0.99),
+            amp: false,
+            seed: 0,
+        }
+    }
+
+    /// The same for a training of minutes.
+    #[must_use]
+    pub fn short(self, steps: u64, batch: usize, lr: f64) -> Self {
+        Self { optimizer: OptimizerConfig { lr, warmup: steps / 20 + 1, ..self.optimizer }, steps, batch, ..self }
+    }
+
     /// # Errors
     /// The setting that does not fit, and what would.
     pub fn check(&self) -> Result<(), Failure> {

@@ -237,6 +237,25 @@ impl<B: TrainBackend, M: AutodiffModule<B>> State<B, M> {
     }
 }
 
+impl<B: TrainBackend, M: AutodiffModule<B>> State<B, M> {
+    /// Takes over the networks and codes of a finished training, its moving averages where there are any.
+    ///
+    /// # Errors
+    /// A file of other networks or codes, or damaged.
+    pub fn start_from(mut self, file: &mut Checkpoint) -> Result<Self, Failure> {
+        let averaged = file.has(AVERAGE);
+        self.model = file.module(if averaged { AVERAGE } else { MODEL }, self.model)?;
+        if let Some(coder) = &mut self.coder {
+            coder.take_over(if averaged { AVERAGE_QUANTIZER } else { QUANTIZER }, file)?;
+        }
+        if self.averaged.is_some() {
+            let quantizer = self.coder.as_ref().map(Coder::copy);
+            self.averaged = Some(Averaged { model: self.model.valid(), quantizer });
+        }
+        Ok(self)
+    }
+}
+
 impl<B: QuantizeBackend, N: Module<B>> Trained<B, N> {
     /// The model of a checkpoint: `model` gives its networks, `codes` its codes where the networks have none of their own.
     ///

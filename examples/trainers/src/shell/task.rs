@@ -58,6 +58,11 @@ pub trait Task<B: TrainBackend> {
     /// A file of weights that does not fit.
     fn model(&self, device: &B::Device) -> Result<Self::Model, Failure>;
 
+    /// A checkpoint of the same kind whose networks and codes the training starts from, its optimizer not: 4M adapts so to larger images.
+    fn start(&self) -> Option<&Path> {
+        None
+    }
+
     /// The loss of a step. Data, noise and all that is random are a function of the seed and the step.
     ///
     /// # Errors

@@ -20,7 +20,7 @@ use crate::wordpiece::WordPiece;
 /// Writes what a trained tokenizer makes of tokens.
 ///
 /// Pictures and maps become PNG files; distances, features, vectors and poses `values.safetensors`; texts `text.txt`, a
-/// line each. The tokenizer must be the one that made the tokens.
+/// line each. Distances are in metres, by the scales in the file of tokens. The tokenizer must be the one that made the tokens.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "detokenize", version)]
 pub struct DecodeOptions {
@@ -126,12 +126,17 @@ fn texts(options: &DecodeOptions, file: &TokenFile, words: &WordPiece) -> Result
 
 fn samples(options: &DecodeOptions, file: &TokenFile, coder: &dyn Coder) -> Result<PathBuf, Failure> {
     let how = Decoding { steps: options.steps, guidance: options.guidance, seed: options.seed };
-    let mut writer = Writer::new(&options.out, &file.about.sample, options.format, &file.names, file.len())?;
+    let metres = !file.scales.is_empty();
+    let mut writer = Writer::new(&options.out, &file.about.sample, options.format, &file.names, file.len(), metres)?;
+    let each = file.about.sample.values().max(1);
     let mut progress = Progress::new("samples", file.len() as u64, Count::Items);
     for from in (0..file.len()).step_by(options.batch) {
         look(&mut progress, from)?;
         let end = (from + options.batch).min(file.len());
-        let values = coder.decode(file.of(from..end), end - from, &how, from as u64)?;
+        let mut values = coder.decode(file.of(from..end), end - from, &how, from as u64)?;
+        for (sample, scale) in values.chunks_exact_mut(each).zip(file.scales.iter().skip(from)) {
+            sample.iter_mut().for_each(|value| *value = scale.undo(*value));
+        }
         writer.add(from, &values)?;
     }
     progress.done();

@@ -14,7 +14,7 @@ use crate::backend::Device;
 use crate::common::failure::{Context, Failure};
 use crate::common::terminal::{Count, Progress, interrupted, print};
 use crate::data::Source;
-use crate::data::maps::{FixedMaps, Maps, Opening};
+use crate::data::maps::{FixedMaps, Maps, Opening, Scale};
 use crate::on_device;
 use crate::shell::TrainBackend;
 use crate::vqvae::data::FeatureMaps;
@@ -49,7 +49,8 @@ impl Say {
 ///
 /// The kind of tokenizer is told from its file: a checkpoint of train_vqgan, train_vqvae, train_divae or
 /// train_mlp_vqvae, or the tokenizer.json of train_wordpiece. Pictures and maps are cut to the largest square in the middle and resized. The file of tokens has the
-/// tensor `tokens` `[samples, tokens of a sample]`; of texts, all tokens one after the other and `offsets`.
+/// tensor `tokens` `[samples, tokens of a sample]`; of texts, all tokens one after the other and `offsets`; of distances
+/// also `scales` `[samples, 2]`, each map's mean and deviation in metres, which its tokens do not tell.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "tokenize", version)]
 pub struct EncodeOptions {
@@ -186,6 +187,7 @@ fn of_samples(options: &EncodeOptions, about: About, coder: &dyn Coder) -> Resul
         let here = batch.len() / values.max(1);
         file.tokens.extend(coder.encode(batch, here)?);
         file.names.extend((from..from + here).map(|index| samples.name(index)));
+        file.scales.extend((from..from + here).filter_map(|index| samples.scale(index)));
     }
     progress.done();
     Ok(file)
@@ -250,6 +252,14 @@ impl Samples {
         match self {
             Self::Maps(maps) => maps.maps().name_of(index).to_owned(),
             Self::Features(_) => index.to_string(),
+        }
+    }
+
+    /// Of distances, what they were standardised by: every map of distances has one.
+    fn scale(&self, index: usize) -> Option<Scale> {
+        match self {
+            Self::Maps(maps) => maps.maps().scale_of(index),
+            Self::Features(_) => None,
         }
     }
 

@@ -8,13 +8,15 @@ use clap::ValueEnum;
 use super::about::About;
 use crate::common::failure::{Context, Failure};
 use crate::common::tensors::{Dtype, SafetensorsFile, Tensor, write_safetensors};
+use crate::data::maps::Scale;
 
 /// Its first line, so to say.
 const FORMAT: &str = "vq-kernels tokens 1";
 
-/// Tensors: tokens, and of texts where each begins and the last ends.
+/// Tensors: tokens; of texts where each begins and the last ends; of distances the mean and the deviation of each map.
 const TOKENS: &str = "tokens";
 const OFFSETS: &str = "offsets";
+const SCALES: &str = "scales";
 
 /// How many bits a token takes in a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -56,13 +58,15 @@ pub struct TokenFile {
     /// Where the tokens of each text begin, and where the last ones end: one more than there are texts. Nothing where all
     /// samples have as many tokens.
     pub offsets: Vec<u64>,
+    /// What each map of distances was standardised by, in metres, which no token tells; else nothing.
+    pub scales: Vec<Scale>,
 }
 
 impl TokenFile {
     /// No samples yet.
     pub fn new(about: About) -> Self {
         let offsets = if about.tokens().is_none() { vec![0] } else { Vec::new() };
-        Self { about, names: Vec::new(), tokens: Vec::new(), offsets }
+        Self { about, names: Vec::new(), tokens: Vec::new(), offsets, scales: Vec::new() }
     }
 
     /// How many samples.
@@ -127,12 +131,16 @@ impl TokenFile {
             Width::U16 => self.tokens.iter().filter_map(|&token| u16::try_from(token).ok()).collect(),
             Width::U32 => Vec::new(),
         };
+        let scales: Vec<f32> = self.scales.iter().flat_map(|&Scale { mean, deviation }| [mean, deviation]).collect();
         let mut tensors = vec![match width {
             Width::U32 => Tensor::new(TOKENS, &shape, &self.tokens),
             Width::U16 => Tensor::new(TOKENS, &shape, &narrow),
         }];
         if self.about.tokens().is_none() {
             tensors.push(Tensor::new(OFFSETS, &[self.offsets.len()], &self.offsets));
+        }
+        if !scales.is_empty() {
+            tensors.push(Tensor::new(SCALES, &[self.scales.len(), 2], &scales));
         }
         write_safetensors(path, &tensors, &metadata)
     }
@@ -178,8 +186,24 @@ impl TokenFile {
         if !names.is_empty() && names.len() != samples {
             return Err(refuse(format!("it has {} names for {samples} samples", names.len())));
         }
-        Ok(Self { about, names, tokens, offsets })
+        let scales = match file.info(SCALES) {
+            None => Vec::new(),
+            Some((_, shape)) if shape == [samples, 2] => {
+                scales(&file.read(SCALES)?).ok_or_else(|| refuse("its scales are no numbers, or not above 0".into()))?
+            }
+            Some((_, shape)) => return Err(refuse(format!("its scales are {shape:?}, expected [{samples}, 2]"))),
+        };
+        Ok(Self { about, names, tokens, offsets, scales })
     }
+}
+
+/// Means and deviations in turn.
+fn scales(values: &[f32]) -> Option<Vec<Scale>> {
+    let (pairs, _) = values.as_chunks();
+    let scale = |&[mean, deviation]: &[f32; 2]| {
+        (mean.is_finite() && deviation.is_finite() && deviation > 0.0).then_some(Scale { mean, deviation })
+    };
+    pairs.iter().map(scale).collect()
 }
 
 #[cfg(test)]
@@ -225,6 +249,28 @@ mod tests {
         refusal(wide.save(&path, Width::U16), "65537 codes do not fit into 16 bits");
         wide.save(&path, Width::U32).expect("a file");
         assert_eq!(TokenFile::load(&path).expect("the file").tokens, wide.tokens);
+    }
+
+    #[test]
+    fn scales_come_back_or_are_refused() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("t.safetensors");
+        let scale = |mean, deviation| Scale { mean, deviation };
+        let file = TokenFile {
+            tokens: vec![1; 6],
+            scales: vec![scale(2.5, 0.5), scale(-1.0, 3.0)],
+            ..TokenFile::new(about(10, false))
+        };
+        file.save(&path, Width::U32).expect("a file");
+        assert_eq!(TokenFile::load(&path).expect("the file"), file);
+        for (scales, expected) in [
+            (vec![scale(1.0, 1.0)], "its scales are [1, 2], expected [2, 2]"),
+            (vec![scale(1.0, 1.0), scale(f32::NAN, 1.0)], "no numbers"),
+            (vec![scale(1.0, 1.0), scale(1.0, 0.0)], "not above 0"),
+        ] {
+            TokenFile { scales, ..file.clone() }.save(&path, Width::U32).expect("a file");
+            refusal(TokenFile::load(&path), expected);
+        }
     }
 
     #[test]

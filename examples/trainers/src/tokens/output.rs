@@ -19,7 +19,8 @@ const LONGEST_NAME: usize = 100;
 /// What samples are written as.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Format {
-    /// A PNG file each; labels as the values of their pixels, all else as people look at it.
+    /// A PNG file each; labels as the values of their pixels, distances of a known scale as millimetres in 16 bits, all else
+    /// as people look at it.
     Png,
     /// One safetensors file with the tensor `values`: `[samples, channels, height, width]`, or `[samples, values]` of vectors.
     Safetensors,
@@ -44,10 +45,11 @@ pub struct Writer<'a> {
     names: &'a [String],
     values: Option<StreamWriter<f32>>,
     place: PathBuf,
+    metres: bool,
 }
 
 impl<'a> Writer<'a> {
-    /// Of `count` samples, into a directory that exists.
+    /// Of `count` samples, into a directory that exists; `metres` says that distances are in metres.
     ///
     /// # Errors
     /// Pictures of what has none; a file that cannot be written.
@@ -57,6 +59,7 @@ impl<'a> Writer<'a> {
         format: Option<Format>,
         names: &'a [String],
         count: usize,
+        metres: bool,
     ) -> Result<Self, Failure> {
         let format = format.unwrap_or_else(|| Format::of(sample));
         let [channels, height, width] = sample.shape();
@@ -68,7 +71,10 @@ impl<'a> Writer<'a> {
             (Format::Safetensors, _) => {
                 let place = out.join("values.safetensors");
                 let names = serde_json::to_string(names).context(|| "cannot write the names down".into())?;
-                let metadata = [("names".to_owned(), names), ("samples".to_owned(), sample.to_string())];
+                let mut metadata = vec![("names".to_owned(), names), ("samples".to_owned(), sample.to_string())];
+                if metres {
+                    metadata.push(("unit".to_owned(), "metre".to_owned()));
+                }
                 let shape = match sample {
                     Sample::Map { modality, .. } if modality.is_vector() => vec![count, channels],
                     _ => vec![count, channels, height, width],
@@ -76,7 +82,7 @@ impl<'a> Writer<'a> {
                 (Some(StreamWriter::create(&place, "values", &shape, &metadata)?), place)
             }
         };
-        Ok(Self { out, sample, names, values, place })
+        Ok(Self { out, sample, names, values, place, metres })
     }
 
     /// Writes samples, the first of which is number `from`.
@@ -91,9 +97,10 @@ impl<'a> Writer<'a> {
         let [channels, height, width] = self.sample.shape();
         for (number, values) in (from..).zip(values.chunks_exact(self.sample.values().max(1))) {
             let name = self.names.get(number).cloned().unwrap_or_default();
-            let path = self.out.join(file_name(number, &name, modality));
+            let path = self.out.join(file_name(number, &name, modality, self.metres));
             match modality {
                 Modality::Segmentation { .. } => label_png(&path, values, [width, height])?,
+                Modality::Depth if self.metres => distance_png(&path, values, [width, height])?,
                 _ => {
                     let map = Map { name, channels, height, width, values: values.to_vec(), scale: None };
                     sheet_png(&path, &[vec![&picture_of(modality, &map)]])?;
@@ -117,7 +124,7 @@ impl<'a> Writer<'a> {
 
 /// A name inside the directory, whatever the sample is called: its number, the name's harmless characters, and the ending
 /// by which the modality is known again.
-fn file_name(number: usize, name: &str, modality: Modality) -> String {
+fn file_name(number: usize, name: &str, modality: Modality, metres: bool) -> String {
     // A dot in front of the last part is a folder's.
     let stem = name.rsplit_once('.').filter(|(_, ending)| !ending.contains('/')).map_or(name, |(stem, _)| stem);
     let harmless = |c: char| if c.is_ascii_alphanumeric() || c == '-' { c } else { '_' };
@@ -126,6 +133,7 @@ fn file_name(number: usize, name: &str, modality: Modality) -> String {
         Modality::Normals => "_normal",
         Modality::Segmentation { .. } => "_sem",
         Modality::Mask => "_mask",
+        Modality::Depth if metres => "_depth_mm",
         Modality::Rgb | Modality::Depth | Modality::Edges | Modality::Vector { .. } | Modality::Pose => "",
     };
     format!("{number:06}_{stem}{ending}.png")
@@ -135,9 +143,20 @@ fn file_name(number: usize, name: &str, modality: Modality) -> String {
 fn label_png(path: &Path, labels: &[f32], [width, height]: [usize; 2]) -> Result<(), Failure> {
     // A cast saturates.
     let pixels: Vec<u8> = labels.iter().map(|&label| label as u8).collect();
+    grey_png(path, &pixels, [width, height], ExtendedColorType::L8)
+}
+
+/// Metres as millimetres of a 16-bit grey picture, as the loader reads them: 1 at least, as 0 stands for unknown.
+fn distance_png(path: &Path, metres: &[f32], size: [usize; 2]) -> Result<(), Failure> {
+    let millimetres = metres.iter().map(|&metres| (metres * 1000.0).round().max(1.0) as u16);
+    // The encoder takes samples in the machine's order of bytes.
+    let pixels: Vec<u8> = millimetres.flat_map(u16::to_ne_bytes).collect();
+    grey_png(path, &pixels, size, ExtendedColorType::L16)
+}
+
+fn grey_png(path: &Path, pixels: &[u8], [width, height]: [usize; 2], kind: ExtendedColorType) -> Result<(), Failure> {
     write_atomic(path, |file| {
-        let encoder = PngEncoder::new(file);
-        let written = encoder.write_image(&pixels, width as u32, height as u32, ExtendedColorType::L8);
+        let written = PngEncoder::new(file).write_image(pixels, width as u32, height as u32, kind);
         written.context(|| format!("cannot write `{}`", path.display()))
     })
 }
@@ -165,8 +184,31 @@ mod tests {
             ("C:\\x\u{0}y.jpg", "000003_C__x_y.png"),
             (&"n".repeat(300), &format!("000003_{}.png", "n".repeat(100))),
         ] {
-            assert_eq!(file_name(3, name, Modality::Rgb), expected);
+            assert_eq!(file_name(3, name, Modality::Rgb, false), expected);
         }
-        assert_eq!(file_name(12, "a", Modality::Segmentation { classes: 3 }), "000012_a_sem.png");
+        assert_eq!(file_name(12, "a", Modality::Segmentation { classes: 3 }, false), "000012_a_sem.png");
+        assert_eq!(file_name(0, "a", Modality::Depth, false), "000000_a.png");
+    }
+
+    #[test]
+    fn distances_are_read_again_as_they_were() {
+        use crate::data::Source;
+        use crate::data::maps::{Maps, Opening};
+
+        let folder = tempfile::tempdir().expect("a folder");
+        let sample = Sample::Map { modality: Modality::Depth, size: 2 };
+        let names = ["room/1".to_owned()];
+        let mut writer =
+            Writer::new(folder.path(), &sample, Some(Format::Png), &names, 1, true).expect("a folder to write to");
+        writer.add(0, &[0.5, 1.25, 2.0, 65.0]).expect("a picture");
+        writer.finish().expect("all");
+        let source = Source::Path(folder.path().to_owned());
+        let maps = Maps::open(Modality::Depth, &source, &Opening::default()).expect("the picture");
+        let (map, scale) = (maps.map(0), maps.scale_of(0).expect("a scale"));
+        assert_eq!(map.name, "000000_room_1");
+        let metres: Vec<f32> = map.values.iter().map(|&value| scale.undo(value)).collect();
+        for (found, expected) in metres.iter().zip([0.5, 1.25, 2.0, 65.0]) {
+            assert!((found - expected).abs() < 1e-4, "{found} for {expected}");
+        }
     }
 }

@@ -11,7 +11,7 @@ use crate::nets::stylegan::StyleConfig;
 pub use crate::shell::{Codes, Settings, System};
 
 /// Weights of the loss terms; those of 0 are not computed.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Losses {
     /// Mean absolute error of pixels.
     pub l1: f64,
@@ -25,6 +25,9 @@ pub struct Losses {
     pub commitment: f64,
     /// `mean ‖sg(z) − e‖²`: codes, or their projector, towards latents.
     pub codebook: f64,
+    /// Distance between the distributions of latents and of codes: draws latents to codes that none of them has.
+    #[serde(default)]
+    pub coverage: f64,
 }
 
 /// Which network tells images from reconstructions.
@@ -101,8 +104,8 @@ impl Config {
                 return refuse("a VQGAN's transformers have 3 channels and no `out_conv`".into());
             }
         }
-        let Losses { l1, l2, logit_laplace, perceptual, commitment, codebook } = self.losses;
-        let weights = [l1, l2, logit_laplace, perceptual, commitment, codebook];
+        let Losses { l1, l2, logit_laplace, perceptual, commitment, codebook, coverage } = self.losses;
+        let weights = [l1, l2, logit_laplace, perceptual, commitment, codebook, coverage];
         if !weights.iter().all(|weight| weight.is_finite() && *weight >= 0.0) {
             return refuse(format!("loss weights must be numbers of at least 0, got {weights:?}"));
         }

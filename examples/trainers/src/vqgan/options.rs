@@ -75,6 +75,9 @@ pub struct Options {
     /// Weight of the codebook term, which draws codes to their latents.
     #[arg(long)]
     pub codebook_term: Option<f64>,
+    /// Weight of the coverage term, which draws latents to codes that are not used.
+    #[arg(long)]
+    pub coverage: Option<f64>,
     /// Weights of the perceptual distance's network: SqueezeNet, VGG16 or AlexNet, safetensors [default: a frozen random network].
     #[arg(long)]
     pub perceptual: Option<PathBuf>,
@@ -124,6 +127,7 @@ impl Options {
         set(&mut losses.perceptual, self.perceptual_weight);
         set(&mut losses.commitment, self.code.commitment);
         set(&mut losses.codebook, self.codebook_term);
+        set(&mut losses.coverage, self.coverage);
         self.code.apply(&mut config.codes);
         self.settings.apply(&mut config.settings);
         self.change_adversary(&mut config)?;

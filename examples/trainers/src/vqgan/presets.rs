@@ -83,7 +83,8 @@ const RATE_Q: f64 = 0.1;
 const SECOND_TERM: f64 = 0.33;
 
 fn lc_losses() -> Losses {
-    Losses { l1: 1.0, l2: 0.0, logit_laplace: 0.0, perceptual: 1.0, commitment: RATE_Q, codebook: RATE_Q * SECOND_TERM }
+    let pixels = Losses { l1: 1.0, perceptual: 1.0, ..Losses::default() };
+    Losses { commitment: RATE_Q, codebook: RATE_Q * SECOND_TERM, ..pixels }
 }
 
 fn adam(lr: f64, beta1: f64, beta2: f64, epsilon: f64) -> OptimizerConfig {
@@ -148,7 +149,7 @@ fn vit_vqgan(encoder: VitConfig, decoder: VitConfig) -> Config {
         codes: Codes { dim: 32, normalize: true, ..codes(System::Fc, 8192, 32) },
         backbone: Backbone::Vit { encoder, decoder },
         // Published on pixels in [0, 1]: here, in [-1, 1], squares are four times as large and slopes half as long.
-        losses: Losses { l1: 0.0, l2: 0.25, logit_laplace: 0.0, perceptual: 0.1, commitment: 0.25, codebook: 1.0 },
+        losses: Losses { l2: 0.25, perceptual: 0.1, commitment: 0.25, codebook: 1.0, ..Losses::default() },
         adversary: Some(Adversary {
             judge: Judge::Style(StyleConfig::new(256)),
             loss: GanLoss::Softplus,
@@ -173,7 +174,7 @@ fn four_m() -> Config {
     Config {
         codes: Codes::four_m(1024, 32),
         backbone: Backbone::vit(VitConfig::vit_b()),
-        losses: Losses { l1: 0.0, l2: 1.0, logit_laplace: 0.0, perceptual: 1.0, commitment: 1.0, codebook: 0.0 },
+        losses: Losses { l2: 1.0, perceptual: 1.0, commitment: 1.0, ..Losses::default() },
         adversary: None,
         settings: Settings {
             optimizer: OptimizerConfig {

@@ -19,12 +19,13 @@ use crate::shell::{counts_svg, curves_svg, pictures, utilization_svg};
 const SHEET: usize = 10;
 
 /// What is drawn of the log.
-const CURVES: [(&str, &str); 7] = [
+const CURVES: [(&str, &str); 8] = [
     ("L1", "l1"),
     ("L2", "l2"),
     ("logit-Laplace", "logit_laplace"),
     ("perceptual", "perceptual"),
     ("commitment", "commitment"),
+    ("coverage", "coverage"),
     ("generator against D", "gan"),
     ("D", "discriminator"),
 ];

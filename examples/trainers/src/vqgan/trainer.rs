@@ -6,11 +6,13 @@ use burn::module::Module;
 use burn::optim::GradientsParams;
 use burn::tensor::backend::AutodiffBackend;
 use burn::tensor::{FloatDType, Tensor};
+use vq_kernels::rng::Rng;
 
 use super::config::{Adversary, Config, GanLoss};
 use super::model::{Autoencoder, Discriminator};
 use crate::common::failure::{Context, Failure};
 use crate::losses::adversarial::{GanTerm, GanWeight, hinge_d, hinge_g, r1, softplus_d, softplus_g, split_backward};
+use crate::losses::coverage::sliced_wasserstein;
 use crate::losses::perceptual::Perceptual;
 use crate::losses::reconstruction::{l1, l2, logit_laplace};
 use crate::nets::as_grid;
@@ -21,6 +23,9 @@ use crate::shell::CURE;
 use crate::shell::{Coder, Coding, SharedPool, State};
 
 pub use crate::shell::TrainBackend;
+
+/// Keeps what the coverage term draws apart from what others draw of the same seed.
+const COVERAGE: u64 = 0x63;
 
 /// The adversary's network and its optimizer.
 pub(super) struct Opponent<B: AutodiffBackend> {
@@ -65,6 +70,8 @@ pub struct StepReport {
     pub codebook: f64,
     /// Commitment term.
     pub commitment: f64,
+    /// Distance between the distributions of latents and of codes.
+    pub coverage: Option<f64>,
     /// Mean length of the un-normalized latents.
     pub mean_norm: f64,
     /// Length of the generator's gradients before clipping.
@@ -91,6 +98,7 @@ impl StepReport {
             ("perceptual", self.perceptual),
             ("codebook", Some(self.codebook)),
             ("commitment", Some(self.commitment)),
+            ("coverage", self.coverage),
             ("generator's adversarial", self.gan),
             ("discriminator's", self.discriminator),
             ("R1", self.r1),
@@ -207,6 +215,7 @@ impl<B: TrainBackend> Trainer<B> {
             false => (self.state.model.clone(), images.clone()),
         };
         let (rows, grid) = model.rows(input);
+        let coverage = (losses.coverage > 0.0).then(|| self.coverage(rows.clone().cast(FloatDType::F32), report.step));
         let quantized = self.quantizer().forward(rows).context(|| format!("step {}: the quantizer", report.step))?;
         let trunk = model.decoder.trunk(as_grid(quantized.output, grid)).cast(FloatDType::F32);
 
@@ -232,6 +241,11 @@ impl<B: TrainBackend> Trainer<B> {
         let total = split.surrogate(trunk)
             + quantized.codebook_loss.mul_scalar(losses.codebook)
             + quantized.commitment_loss.mul_scalar(losses.commitment);
+        report.coverage = coverage.clone().map(|term| number(term.inner()));
+        let total = match coverage {
+            Some(term) => total + term.mul_scalar(losses.coverage),
+            None => total,
+        };
         let gradients = GradientsParams::from_grads(total.backward(), &model);
         let mut gradients = match self.config.settings.amp {
             true => cast_gradients::<B, _>(&self.state.model, gradients),
@@ -251,6 +265,13 @@ impl<B: TrainBackend> Trainer<B> {
         report.mean_norm = quantized.report.mean_norm;
         report.without_code = quantized.report.without_code;
         Ok((Gradients::of::<B, _>(&self.state.model, gradients), split.images))
+    }
+
+    /// How far latents `[n, dim]` are from being spread as the codes are.
+    fn coverage(&self, rows: Tensor<B, 2>, step: u64) -> Tensor<B, 1> {
+        let mut rng = Rng::new(self.config.settings.seed ^ COVERAGE, step);
+        let unit = self.config.codes.normalize;
+        self.quantizer().read(|quantizer| sliced_wasserstein(rows, quantizer.codebook().data(), unit, &mut rng))
     }
 
     /// The weighted sum of the terms on pixels and features; their values go to `terms`.

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::common::failure::Failure;
 use crate::data::Augment;
-use crate::data::maps::Scale;
+use crate::data::maps::{Resolutions, Scale};
 use crate::metrics::maps::Distance;
 use crate::nets::vit::VitConfig;
 use crate::shell::{Codes, Settings};
@@ -99,6 +99,9 @@ pub struct Config {
     pub commitment: f64,
     /// How training crops vary.
     pub augment: Augment,
+    /// Sizes that training batches have, one each by lot; without any, the networks' own. 4M adapts tokenizers so to 448 px.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sizes: Option<Resolutions>,
     /// Of features: the mean and the deviation of all values of the training set, all channels together, in which losses are also given. 4M takes
     /// features as they come, which are of about 1; SqueezeNet's are of hundreds.
     pub scale: Scale,
@@ -168,6 +171,15 @@ impl Config {
                 "features of mean {} and deviation {} cannot be scaled",
                 self.scale.mean, self.scale.deviation
             ));
+        }
+        if let Some(Resolutions { min, max, step }) = self.sizes {
+            let whole = |size: usize| size > 0 && size.is_multiple_of(encoder.patch);
+            if self.modality == Modality::Features || ![min, max, step].into_iter().all(whole) || min > max {
+                return refuse(format!(
+                    "sizes from {min} to {max} by steps of {step}: give images, labels or masks, and whole patches of {}",
+                    encoder.patch
+                ));
+            }
         }
         self.codes.check()?;
         self.augment.check()?;

@@ -80,8 +80,12 @@ impl Data {
             config.fit(classes, config.size());
         }
         let (size, settings) = (config.size(), &config.settings);
+        let batches = MapBatches::new(train, size, settings.batch, config.augment, settings.seed)?;
         let source = Source::Maps {
-            train: MapBatches::new(train, size, settings.batch, config.augment, settings.seed)?,
+            train: match config.sizes {
+                Some(sizes) => batches.with_sizes(sizes)?,
+                None => batches,
+            },
             fixed: MapBatches::new(train, size, BATCH, config.augment, CROPS)?,
             held_out: FixedMaps::new(held_out, size)?,
         };

@@ -7,6 +7,7 @@ use clap::Parser;
 use super::config::{Config, Reconstruction};
 use super::presets::{Kind, Preset};
 use crate::common::failure::Failure;
+use crate::data::maps::Resolutions;
 use crate::shell::{CodeOptions, DataOptions, RunOptions, SettingOptions, kind_of};
 
 /// Trains a VQ-VAE of images, classes, features or masks; without data, on scenes that it renders itself.
@@ -44,6 +45,13 @@ pub struct Options {
     /// LPIPS's linear weights for that network, safetensors.
     #[arg(long, requires = "perceptual")]
     pub lpips: Option<PathBuf>,
+    /// Largest size of training batches: each has one size from the preset's on, by steps of two patches [default: the
+    /// preset's size alone].
+    #[arg(long)]
+    pub largest: Option<usize>,
+    /// A checkpoint of the same networks, or the directory where it was trained, to start from, to adapt it to larger images.
+    #[arg(long)]
+    pub start: Option<PathBuf>,
     /// Tokens per code over which utilization is counted after the training.
     #[arg(long, default_value_t = 10)]
     pub tokens_per_code: usize,
@@ -80,6 +88,8 @@ impl Options {
         config.loss = self.loss.unwrap_or(config.loss);
         config.perceptual = self.perceptual_weight.unwrap_or(config.perceptual);
         config.commitment = self.code.commitment.unwrap_or(config.commitment);
+        let (min, patch) = (config.size(), config.encoder.patch);
+        config.sizes = self.largest.map(|max| Resolutions { min, max, step: 2 * patch }).or(config.sizes);
         self.code.apply(&mut config.codes);
         self.settings.apply(&mut config.settings);
         config.check()?;

@@ -4,9 +4,8 @@ use clap::ValueEnum;
 
 use super::config::{Config, Modality, Reconstruction};
 use crate::data::Augment;
-use crate::data::maps::Scale;
+use crate::data::maps::{Resolutions, Scale};
 use crate::nets::vit::{OutConv, VitConfig};
-use crate::optim::OptimizerConfig;
 use crate::shell::{Codes, Settings};
 
 /// A configuration by name. Those of 4M name the modality themselves, the others leave it to `--modality`.
@@ -22,6 +21,12 @@ pub enum Preset {
     /// Segmentation, `semseg_coco/ViTB-ViTB_4k_224`: 134 classes.
     #[value(name = "4m-semseg-coco-4k")]
     FourMSemseg,
+    /// The RGB tokenizer (give it by `--start`) adapted to images of 224 to 448 px.
+    #[value(name = "4m-rgb-1k-448")]
+    FourMRgb448,
+    /// The segmentation tokenizer (give it by `--start`) adapted to maps of 224 to 448 px.
+    #[value(name = "4m-semseg-coco-4k-448")]
+    FourMSemseg448,
     /// Feature maps of CLIP-B/16: 512 channels, 14 × 14.
     #[value(name = "4m-clip-b16-8k")]
     FourMClip,
@@ -55,16 +60,13 @@ const CLASS_CHANNELS: usize = 64;
 /// Classes of COCO's panoptic labels, none among them.
 const COCO_CLASSES: usize = 134;
 
-/// Samples that an epoch is counted as: ImageNet-1k's training set. 4M's own sets are larger, and not public as such.
-const EPOCH: u64 = 1_281_167;
-
 impl Preset {
     /// What the preset is trained on, where it says so.
     pub fn kind(self) -> Option<Kind> {
         match self {
             Self::Small | Self::Tiny => None,
-            Self::FourMRgb => Some(Kind::Rgb),
-            Self::FourMSemseg => Some(Kind::Semseg),
+            Self::FourMRgb | Self::FourMRgb448 => Some(Kind::Rgb),
+            Self::FourMSemseg | Self::FourMSemseg448 => Some(Kind::Semseg),
             Self::FourMClip | Self::FourMDinov2 | Self::FourMImageBind => Some(Kind::Features),
             Self::FourMMasks => Some(Kind::Masks),
         }
@@ -84,6 +86,8 @@ impl Preset {
                 let labels = Modality::Labels { classes: COCO_CLASSES };
                 Config { loss: Reconstruction::CrossEntropy, ..four_m(labels, encoder, decoder, 4096, 640, 20) }
             }
+            Self::FourMRgb448 => adapted(Self::FourMRgb.config(kind), 128),
+            Self::FourMSemseg448 => adapted(Self::FourMSemseg.config(kind), 80),
             Self::FourMClip => four_m_features(512, 14, 1024),
             Self::FourMDinov2 => four_m_features(768, 16, 512),
             Self::FourMImageBind => four_m_features(1280, 16, 1024),
@@ -101,7 +105,6 @@ impl Preset {
 
 /// What all of 4M's have in common: `batch` samples on 8 GPUs, the rate in proportion.
 fn four_m(modality: Modality, encoder: VitConfig, decoder: VitConfig, k: usize, batch: u64, epochs: u64) -> Config {
-    let epoch = EPOCH / batch;
     Config {
         modality,
         encoder,
@@ -111,26 +114,18 @@ fn four_m(modality: Modality, encoder: VitConfig, decoder: VitConfig, k: usize, 
         perceptual: 0.0,
         commitment: 1.0,
         augment: Augment::FOUR_M,
+        sizes: None,
         scale: Scale::ONE,
-        settings: Settings {
-            optimizer: OptimizerConfig {
-                // 1e-4 for 256 samples, rounded once.
-                lr: batch as f64 / 2_560_000.0,
-                beta1: 0.9,
-                beta2: 0.99,
-                epsilon: 1e-8,
-                weight_decay: 0.05,
-                clip: Some(1.0),
-                warmup: 5 * epoch,
-                cosine: true,
-            },
-            steps: epochs * epoch,
-            batch: batch as usize,
-            average: Some(0.99),
-            amp: false,
-            seed: 0,
-        },
+        // 1e-4 for 256 samples, rounded once.
+        settings: Settings::four_m(batch, batch as f64 / 2_560_000.0, epochs, 5),
     }
+}
+
+/// One epoch at half the rate, on images of up to twice the size.
+fn adapted(config: Config, batch: u64) -> Config {
+    let mut settings = Settings::four_m(batch, batch as f64 / 5_120_000.0, 1, 0);
+    settings.optimizer.warmup = 5000;
+    Config { sizes: Some(Resolutions { min: 224, max: 448, step: 32 }), settings, ..config }
 }
 
 fn four_m_features(channels: usize, grid: usize, batch: u64) -> Config {
@@ -144,9 +139,9 @@ fn four_m_features(channels: usize, grid: usize, batch: u64) -> Config {
 
 /// The rate and length of a training of minutes.
 fn short(config: Config, steps: u64, batch: usize, lr: f64) -> Config {
-    let optimizer = OptimizerConfig { lr, warmup: steps / 20 + 1, ..config.settings.optimizer };
     // A moving average of 0.99 would still hold a share of the first weights.
-    Config { settings: Settings { optimizer, steps, batch, average: None, ..config.settings }, ..config }
+    let settings = Settings { average: None, ..config.settings.short(steps, batch, lr) };
+    Config { settings, ..config }
 }
 
 fn small(kind: Kind) -> Config {

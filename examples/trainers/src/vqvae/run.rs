@@ -39,7 +39,7 @@ fn run_on<B: TrainBackend>(options: &Options, device: B::Device) -> Result<(), F
                 Kind::Masks => Modality::Mask,
                 Kind::Rgb | Kind::Features => Modality::Rgb,
             };
-            let needed = config.augment.source_size(config.size());
+            let needed = config.augment.source_size(config.sizes.map_or(config.size(), |sizes| sizes.max));
             let opening = Opening { progress: true, ..Opening::default() };
             let maps = Maps::open(modality, &options.data.source(needed), &opening)?;
             let (train, held_out) = maps.split(options.data.hold_out, SPLIT)?;
@@ -55,7 +55,13 @@ fn run_on<B: TrainBackend>(options: &Options, device: B::Device) -> Result<(), F
         }
         false => None,
     };
-    let task = VqvaeTask::<B> { config, data, perceptual, tokens_per_code: options.tokens_per_code };
+    let task = VqvaeTask::<B> {
+        config,
+        data,
+        perceptual,
+        tokens_per_code: options.tokens_per_code,
+        start: options.start.clone(),
+    };
     run_task(&task, &options.run, pool()?, device)
 }
 

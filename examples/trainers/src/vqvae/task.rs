@@ -1,6 +1,6 @@
 //! The training of a VQ-VAE, as the shell sees it.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use burn::tensor::{FloatDType, Tensor};
 use serde_json::Value;
@@ -29,6 +29,8 @@ pub struct VqvaeTask<B: TrainBackend> {
     pub perceptual: Option<Perceptual<B>>,
     /// Tokens per code over which utilization is counted.
     pub tokens_per_code: usize,
+    /// What it starts from, if not from nothing.
+    pub start: Option<PathBuf>,
 }
 
 impl<B: TrainBackend> Task<B> for VqvaeTask<B> {
@@ -71,6 +73,10 @@ impl<B: TrainBackend> Task<B> for VqvaeTask<B> {
 
     fn model(&self, device: &B::Device) -> Result<Autoencoder<B>, Failure> {
         Ok(Autoencoder::new(&self.config, device))
+    }
+
+    fn start(&self) -> Option<&Path> {
+        self.start.as_deref()
     }
 
     fn loss(&self, pass: Pass<'_, B, Autoencoder<B>>) -> Result<Loss<B>, Failure> {

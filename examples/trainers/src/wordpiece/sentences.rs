@@ -1,10 +1,12 @@
-//! Boxes, metadata and instances as sentences of value tokens, in 4M's forms (`fourm/data/modality_transforms.py`).
+//! Boxes, metadata, instances, people and palettes as sentences of value tokens, in 4M's forms (`fourm/data/modality_transforms.py`).
 //!
 //! | what | its sentence |
 //! |---|---|
 //! | boxes | `v0=<x0> v1=<y0> v2=<x1> v3=<y1> <class>` for each, the nearest to the upper left corner first |
 //! | metadata | `v1=<field> v0=<bin>` for each field, in a random order |
 //! | instances | `point v0=<y> v1=<x>` for each point of the picture, then `none`, or for each instance that it lies in `polygon v0=<x0> v1=<y0> v2=<x1> v3=<y1>` and the tokens of its mask |
+//! | people | `human v0=<x0> v1=<y0> v2=<x1> v3=<y1>` for each, and in a random order `pose` and 8 tokens, `global` and 9 numbers, `camera` and 3, `shape` and 10; `none` without any |
+//! | palettes | `v1=<colours>`, then `v0=<red> v0=<green> v0=<blue>` for each |
 //!
 //! A caption is its own sentence. What cannot be said in a form is refused when it is written, and what is no sentence of
 //! the form when it is read.
@@ -12,10 +14,14 @@
 mod boxes;
 mod instances;
 mod metadata;
+mod palettes;
+mod poses;
 
 pub use boxes::{BoxForm, Detection, Order, boxes_of, boxes_text};
 pub use instances::{Instance, MOST_MASK_TOKEN, Point, instances_of, instances_text};
 pub use metadata::{Bins, FIELDS, Field, field, metadata_of, metadata_of_picture, metadata_text};
+pub use palettes::{Colour, MOST_COLOURS, palette_of, palette_text};
+pub use poses::{MOST_POSE_TOKEN, POSE_TOKENS, Person, people_of, people_text};
 
 use super::special::parse_value;
 use crate::common::failure::Failure;

@@ -80,6 +80,8 @@ impl Program {
         }
         self.succeeds(&killed, &[&arguments, &resume()[..]].concat());
         assert_eq!(read(&killed), expected);
+        let [killed, whole] = [&killed, &whole].map(|out| fs::read(out.join("checkpoint.safetensors")));
+        assert!(killed.expect("a checkpoint") == whole.expect("a checkpoint"), "the last checkpoints differ");
     }
 }
 

@@ -75,7 +75,7 @@ fn by_definition(chosen: &[u32]) -> [Vec<f64>; 4] {
     let of = |name: &str| wide(named[name].values.clone());
     let (codes, to_k, to_v) = (of("codes"), of("to_k"), of("to_v"));
     let (x, weights) = (wide(formula(24, 5, 29)), wide(formula(24, 11, 23)));
-    let noise = wide(gumbel(Noise { seed: 1, step: 2 }, [n, heads, count]).into_vec().expect("f32"));
+    let noise = wide(gumbel(Noise { seed: 1, step: 2 }, [heads, n, count]).into_vec().expect("f32"));
     let (mut dx, mut dcodes) = (vec![0.0; 24], vec![0.0; codes.len()]);
     let (mut dk, mut dv) = (vec![0.0; to_k.len()], vec![0.0; to_v.len()]);
     let scale = 1.0 / (d as f64).sqrt();
@@ -86,7 +86,7 @@ fn by_definition(chosen: &[u32]) -> [Vec<f64>; 4] {
         let q = |c: usize| x[(row * heads + head) * d + c];
         let w = |c: usize| weights[(row * heads + head) * d + c];
         let logit = |j: usize| {
-            (0..d).map(|c| q(c) * mapped(&to_k, j, c)).sum::<f64>() * scale + noise[(row * heads + head) * count + j]
+            (0..d).map(|c| q(c) * mapped(&to_k, j, c)).sum::<f64>() * scale + noise[(head * n + row) * count + j]
         };
         let best = (0..count).max_by(|&a, &b| logit(a).total_cmp(&logit(b))).expect("codes");
         assert_eq!(best as u32, chosen[row * heads + head]);
@@ -121,11 +121,15 @@ fn noise_belongs_to_seed_and_step_and_is_gumbels() {
     assert_ne!(codes(1, 2), codes(1, 3));
     assert_ne!(codes(1, 2), codes(2, 2));
     // Mean: Euler's constant; variance: π²/6; a step's rows do not repeat each other.
-    let values: Vec<f32> = gumbel(Noise { seed: 3, step: 4 }, [100, 2, 1000]).into_vec().expect("f32");
+    let values: Vec<f32> = gumbel(Noise { seed: 3, step: 4 }, [2, 100, 1000]).into_vec().expect("f32");
     let mean = values.iter().copied().map(f64::from).sum::<f64>() / values.len() as f64;
     let variance = values.iter().map(|&g| (f64::from(g) - mean).powi(2)).sum::<f64>() / values.len() as f64;
     assert!((mean - 0.577_215_66).abs() < 0.01 && (variance - 1.644_934).abs() < 0.03, "{mean}, {variance}");
-    assert_ne!(values[..2000], values[2000..4000]);
+    assert_ne!(values[..1000], values[1000..2000]);
+    assert_ne!(values[..1000], values[100_000..101_000]);
+    // Of 200,000 draws the largest is about ln 200,000 = 12.2, and the smallest about −ln 12.2.
+    let (least, most) = values.iter().fold((0.0_f32, 0.0_f32), |(least, most), &g| (least.min(g), most.max(g)));
+    assert!((9.0..25.0).contains(&most) && (-3.5..-2.0).contains(&least), "{least}, {most}");
     assert!(values.iter().all(|value| value.is_finite()));
 }
 

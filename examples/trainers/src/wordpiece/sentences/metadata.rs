@@ -2,7 +2,7 @@
 
 use super::{Words, shuffled};
 use crate::common::failure::Failure;
-use crate::data::annotations::Annotated;
+use crate::data::annotations::{self, Annotated};
 use crate::wordpiece::special::{BINS, value};
 
 /// How a field's values are told apart.
@@ -118,26 +118,10 @@ pub fn field(name: &str) -> Option<usize> {
     FIELDS.iter().position(|field| field.name == name)
 }
 
-/// The names under which our annotations have some of 4M's fields, and the factor from their unit to 4M's.
-const NAMES: [(&str, &str, f64); 12] = [
-    ("width", "original_width", 1.0),
-    ("height", "original_height", 1.0),
-    ("caption_chars", "caption_n_chars", 1.0),
-    ("caption_words", "caption_n_words", 1.0),
-    ("things", "n_coco_instances", 1.0),
-    ("classes", "coco_instance_diversity", 1.0),
-    ("colourfulness", "colorfulness", 255.0),
-    ("brightness", "brightness", 255.0),
-    ("contrast", "contrast", 255.0),
-    ("saturation", "saturation", 255.0),
-    ("entropy", "entropy", 1.0),
-    ("hidden", "occlusion_score", 1.0),
-];
-
 /// Fields and values, in 4M's units, of what is known of a picture; what 4M has no field for is left out.
 pub fn metadata_of_picture(picture: &Annotated) -> Vec<(usize, f64)> {
-    let known = NAMES.iter().filter_map(|(ours, theirs, factor)| {
-        let value = picture.field(ours)?;
+    let known = annotations::FIELDS.iter().filter_map(|ours| {
+        let ((theirs, factor), value) = (ours.published?, picture.field(ours.name)?);
         Some((field(theirs)?, value * factor))
     });
     known.collect()

@@ -181,3 +181,69 @@ fn instances_are_said_in_the_published_form_and_come_back() {
         refusal(instances_of(text), expected);
     }
 }
+
+#[test]
+fn palettes_are_said_in_the_published_form_and_come_back() {
+    let colours = [[0, 128, 255], [7, 8, 9]];
+    let text = palette_text(&colours).expect("a sentence");
+    assert_eq!(text, "v1=2 v0=0 v0=128 v0=255 v0=7 v0=8 v0=9");
+    assert_eq!(palette_of(&text).expect("a palette"), colours);
+    refusal(palette_text(&[]), "1 to 7 colours, got 0");
+    refusal(palette_text(&[[0; 3]; 8]), "got 8");
+    for (text, expected) in [
+        ("v0=1", "word 0 is `v0=1`"),
+        ("v1=8", "8 colours"),
+        ("v1=1 v0=1 v0=2", "word 3 is the end"),
+        ("v1=1 v0=1 v0=2 v0=256", "word 3 is `v0=256`"),
+        ("v1=1 v0=1 v0=2 v0=3 v0=4", "word 4 is `v0=4`, expected the end"),
+    ] {
+        refusal(palette_of(text), expected);
+    }
+}
+
+/// By hand from the published rules: `round(499.5 g + 499.5)`, `round(166.5 s + 499.5)`, `round(49.95 c + 49.95)`.
+#[test]
+fn people_are_said_in_the_published_form_and_come_back() {
+    let person = Person {
+        bounds: [0.1, 0.2, 0.3005, 1.0],
+        global: [-1.0, 1.0, 0.0, 0.5, 0.0, 0.0, 0.0, 0.0, 0.999],
+        pose: [0, 511, 512, MOST_POSE_TOKEN, 4, 5, 6, 7],
+        shape: [-3.0, 3.0, 0.0, 1.0, -9.0, 9.0, 0.0, 0.0, 0.0, 0.1],
+        camera: [-1.0, 19.0, 0.0],
+    };
+    let text = people_text(core::slice::from_ref(&person), None).expect("a sentence");
+    assert_eq!(
+        text,
+        "human v0=100 v1=200 v2=300 v3=999 pose v0=0 v0=511 v1=0 v1=999 v0=4 v0=5 v0=6 v0=7 \
+         global v0=0 v0=999 v0=500 v0=749 v0=500 v0=500 v0=500 v0=500 v0=999 \
+         camera v0=0 v0=999 v0=50 shape v0=0 v0=999 v0=500 v0=666 v0=0 v0=999 v0=500 v0=500 v0=500 v0=516"
+    );
+    let back = people_of(&text).expect("people");
+    assert_eq!(people_text(&back, None).expect("a sentence"), text);
+    let [back] = back.as_slice() else { panic!("one person") };
+    assert_eq!(back.pose, person.pose);
+    for (was, is) in person.global.iter().zip(back.global) {
+        assert!((was - is).abs() <= 1.0 / 999.0 + 1e-12, "{was} came back as {is}");
+    }
+    let two = [person.clone(), person.clone()];
+    let mixed = |seed: u64| people_text(&two, Some(seed)).expect("a sentence");
+    assert_eq!(mixed(1), mixed(1));
+    assert!((2..9).any(|seed| mixed(seed) != mixed(1)), "the order depends on the seed");
+    assert_eq!(people_of(&mixed(3)).expect("people"), [back.clone(), back.clone()]);
+    assert_eq!((people_text(&[], None).expect("nobody"), people_of("none").expect("nobody")), ("none".into(), vec![]));
+    refusal(people_text(&[Person { bounds: [0.5, 0.0, 0.4, 1.0], ..person.clone() }], None), "box of person 0");
+    refusal(people_text(&[Person { camera: [f64::NAN; 3], ..person.clone() }], None), "`camera` is NaN");
+    refusal(people_text(&[Person { pose: [MOST_POSE_TOKEN + 1; 8], ..person }], None), "at most 1511 can be said");
+    let start = "human v0=1 v1=1 v2=2 v3=2";
+    for (text, expected) in [
+        ("", "word 0 is the end, expected `human` or `none`"),
+        ("none none", "expected the end"),
+        ("a dog", "word 0 is `a`, expected `human`"),
+        (start, "word 5 is the end, expected one of"),
+        (&format!("{start} camera v0=0 v0=0 v0=0 camera"), "word 9 is `camera`"),
+        (&format!("{start} pose v2=5"), "word 6 is `v2=5`"),
+        ("human v0=2 v1=1 v2=1 v3=2", "wrong order"),
+    ] {
+        refusal(people_of(text), expected);
+    }
+}

@@ -1,0 +1,318 @@
+//! What talks to a CUDA driver: devices, contexts, streams, loading, graphs, and the errors of each.
+//!
+//! These tests run on the driver of `tests/driver`, whose devices are the virtual machine (`.ci/device` builds it and puts
+//! it in the loader's path), as they want devices that are too old, too small or cannot compile. With any other driver, or
+//! none, they only see that the device is found or that its absence is an error.
+#![cfg(feature = "cuda")]
+
+mod common;
+
+use std::sync::Arc;
+
+use common::{mat, paint};
+use cudarc::driver::sys::{self, CUgraphInstantiate_flags, CUstreamCaptureMode};
+use cudarc::driver::{CudaContext, CudaSlice};
+use vq_kernels::cuda::quantizer::DeviceQuantizer;
+use vq_kernels::cuda::{CudaError, Device, DeviceMatRef, DeviceMut, DeviceRef, PackedDeviceCodebook, Stream, ops};
+use vq_kernels::ops::Search;
+use vq_kernels::quantizer::Config;
+use vq_kernels::{Cpu, Error, MatRef, Metric, NO_CODE, PackedCodebook};
+
+/// Ordinals of the virtual driver's devices.
+const WHOLE: [usize; 2] = [0, 1];
+const OLD: usize = 2;
+const SMALL: usize = 3;
+const REFUSING: usize = 4;
+
+/// Whether the virtual driver is there; says so where it is not.
+fn virtual_driver() -> bool {
+    let found = Device::probe(0).ok().and_then(|device| device.context().name().ok());
+    let found = found.is_some_and(|name| name.starts_with("virtual machine"));
+    if !found {
+        assert!(
+            std::env::var_os("VQ_REQUIRE_DRIVER").is_none(),
+            "VQ_REQUIRE_DRIVER is set, and device 0 is not virtual"
+        );
+        eprintln!("skipped: no virtual driver in the loader's path; `.ci/device` runs these tests on it");
+    }
+    found
+}
+
+fn cuda(error: Error) -> CudaError {
+    match error {
+        Error::Cuda(error) => error,
+        other => panic!("another error: {other}"),
+    }
+}
+
+/// Rows, codes and their buffers on a device, for searches.
+struct Case {
+    stream: Stream,
+    x: CudaSlice<f32>,
+    storage: CudaSlice<u32>,
+    found: CudaSlice<u32>,
+    codebook: CudaSlice<f32>,
+    expected: Vec<u32>,
+}
+
+const ROWS: usize = 70;
+const CODES: usize = 150;
+const DIM: usize = 8;
+
+impl Case {
+    fn new(device: &Device, seed: u64) -> Self {
+        let stream = device.stream().expect("a stream");
+        let (x, codes) = (paint(ROWS * DIM, seed), paint(CODES * DIM, seed + 1));
+        let packed = PackedCodebook::new(mat(&codes, CODES, DIM), Metric::L2).expect("finite codes");
+        let mut expected = vec![0; ROWS];
+        vq_kernels::ops::search(&Cpu::new(), mat(&x, ROWS, DIM), None, &packed, &mut expected, None).expect("shapes");
+        let raw = stream.raw().clone();
+        let len = PackedDeviceCodebook::storage_len(CODES, DIM, Metric::L2).expect("a shape");
+        Self {
+            x: raw.clone_htod(&x).expect("memory"),
+            codebook: raw.clone_htod(&codes).expect("memory"),
+            storage: raw.alloc_zeros(len).expect("memory"),
+            found: raw.alloc_zeros(ROWS).expect("memory"),
+            expected,
+            stream,
+        }
+    }
+
+    /// Packs and searches; with `around`, which gets the search as a call.
+    fn search_with(
+        &mut self,
+        around: impl FnOnce(&Stream, &mut dyn FnMut() -> vq_kernels::Result<()>) -> vq_kernels::Result<()>,
+    ) -> vq_kernels::Result<()> {
+        let stream = &self.stream;
+        let codebook = DeviceMatRef::new(DeviceRef::new(&self.codebook, stream)?, CODES, DIM)?;
+        let storage = DeviceMut::new(&mut self.storage, stream)?;
+        let packed = PackedDeviceCodebook::pack(stream, codebook, Metric::L2, storage)?;
+        let mut room =
+            stream.raw().alloc_zeros::<u8>(ops::search_workspace_len(stream, ROWS, &packed)).expect("memory");
+        let x = DeviceMatRef::new(DeviceRef::new(&self.x, stream)?, ROWS, DIM)?;
+        let (mut found, mut room) = (DeviceMut::new(&mut self.found, stream)?, DeviceMut::new(&mut room, stream)?);
+        around(stream, &mut || ops::search(stream, &x, None, &packed, &mut found, None, Search::Auto, &mut room))
+    }
+
+    fn search(&mut self) -> vq_kernels::Result<()> {
+        self.search_with(|_, search| search())
+    }
+
+    #[track_caller]
+    fn assert_found(&self) {
+        self.stream.check().expect("nothing noted");
+        assert_eq!(self.stream.raw().clone_dtoh(&self.found).expect("a copy"), self.expected);
+    }
+}
+
+#[test]
+fn devices_are_found_or_their_absence_is_an_error() {
+    if !virtual_driver() {
+        match Device::probe(1 << 20).map(drop).map_err(cuda) {
+            Err(CudaError::DriverMissing | CudaError::NoDevice { ordinal: 0x10_0000 }) => return,
+            other => panic!("a million devices: {other:?}"),
+        }
+    }
+    let device = Device::probe(WHOLE[0]).expect("device 0");
+    assert_eq!(device.compute_capability().expect("known"), (9, 0));
+    for missing in [5, 99, usize::MAX] {
+        assert_eq!(cuda(Device::probe(missing).expect_err("no such device")), CudaError::NoDevice { ordinal: missing });
+    }
+    let old = cuda(Device::probe(OLD).expect_err("too old"));
+    assert_eq!(old, CudaError::TooOldDevice { capability: (7, 5), needed: (8, 0) });
+    // What was refused leaves nothing behind.
+    Case::new(&device, 1).search().expect("launches");
+}
+
+/// The version is the process's: one of its own.
+#[test]
+fn a_driver_that_is_too_old() {
+    if std::env::var_os("VQ_DRIVER_VERSION").is_some() {
+        let refused = cuda(Device::probe(0).map(drop).expect_err("CUDA 12.1"));
+        assert_eq!(refused, CudaError::TooOldDriver { version: (12, 1), needed: (12, 4) });
+        return;
+    }
+    if !virtual_driver() {
+        return;
+    }
+    let this = std::env::current_exe().expect("a test's own file");
+    let mut with_old = std::process::Command::new(this);
+    with_old.env("VQ_DRIVER_VERSION", "12010").args(["--exact", "a_driver_that_is_too_old"]);
+    let done = with_old.output().expect("starts");
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stdout));
+}
+
+/// Two devices and two streams of one, used by four threads at once.
+#[test]
+fn devices_and_streams_side_by_side() {
+    if !virtual_driver() {
+        return;
+    }
+    let devices = WHOLE.map(|ordinal| Device::probe(ordinal).expect("a device"));
+    std::thread::scope(|scope| {
+        for seed in 0..4 {
+            let device = &devices[seed as usize % 2];
+            scope.spawn(move || {
+                let mut case = Case::new(device, 10 * seed);
+                for _ in 0..3 {
+                    case.search().expect("launches");
+                    case.assert_found();
+                }
+            });
+        }
+    });
+}
+
+/// A context of the device besides the one that all share.
+fn second_context(ordinal: usize) -> Arc<CudaContext> {
+    let (mut device, mut context) = (0, core::ptr::null_mut());
+    // SAFETY: places for one result each; the context is made here, and goes to its new owner.
+    unsafe {
+        sys::cuDeviceGet(&mut device, ordinal as i32).result().expect("a device");
+        sys::cuCtxCreate_v4(&mut context, core::ptr::null_mut(), 0, device).result().expect("a context");
+        CudaContext::from_raw_context(ordinal, device, context).expect("a context")
+    }
+}
+
+#[test]
+fn memory_of_another_context_is_refused() {
+    if !virtual_driver() {
+        return;
+    }
+    let device = Device::probe(WHOLE[0]).expect("a device");
+    let mut here = Case::new(&device, 20);
+    // Another device's; and another context's of the same device.
+    let there = Device::probe(WHOLE[1]).expect("a device");
+    let other = Device::of(second_context(WHOLE[0])).expect("the same device");
+    for foreign in [&there, &other] {
+        let mut case = Case::new(foreign, 21);
+        assert_eq!(
+            cuda(DeviceRef::new(&case.x, &here.stream).map(drop).expect_err("foreign")),
+            CudaError::OtherContext
+        );
+        let refused = DeviceMut::new(&mut case.found, &here.stream).map(drop).expect_err("foreign");
+        assert_eq!(cuda(refused), CudaError::OtherContext);
+        let refused = Stream::on(&device, case.stream.raw().clone()).map(drop).expect_err("foreign");
+        assert_eq!(cuda(refused), CudaError::OtherContext);
+        case.search().expect("its own stream");
+        case.assert_found();
+    }
+    // A view that was made for another stream of the same context.
+    let second = device.stream().expect("a stream");
+    let x = DeviceMatRef::new(DeviceRef::new(&here.x, &second).expect("same context"), ROWS, DIM).expect("a shape");
+    let mut copy = here.stream.raw().alloc_zeros::<f32>(ROWS * DIM).expect("memory");
+    let out = DeviceMut::new(&mut copy, &here.stream).expect("same context");
+    let mut out = vq_kernels::cuda::DeviceMatMut::new(out, ROWS, DIM).expect("a shape");
+    let refused = ops::normalize(&here.stream, &x, &mut out, None).expect_err("of another stream");
+    assert_eq!(cuda(refused), CudaError::OtherStream);
+    drop((x, out));
+    here.search().expect("nothing is left behind");
+    here.assert_found();
+}
+
+#[test]
+fn a_device_without_room_is_an_error_and_stays_usable() {
+    if !virtual_driver() {
+        return;
+    }
+    let device = Device::probe(SMALL).expect("a device");
+    let mut case = Case::new(&device, 30);
+    // A quantizer that would fit a larger device.
+    let config = Config { inputs: 64, dim: 32, codes: 10_000, ..Config::default() };
+    let len = DeviceQuantizer::memory_len(&case.stream, &config, 1024).expect("a configuration");
+    let refused = case.stream.raw().alloc_zeros::<u8>(len).map(drop).expect_err("1 MiB");
+    assert_eq!(CudaError::from(refused), CudaError::OutOfMemory);
+    // Streams allocate their status: until there is no room for that.
+    let filled: Vec<_> = core::iter::from_fn(|| case.stream.raw().alloc_zeros::<u8>(1 << 14).ok()).collect();
+    let small: Vec<_> = core::iter::from_fn(|| case.stream.raw().alloc_zeros::<u8>(4).ok()).collect();
+    assert_eq!(cuda(device.stream().map(drop).expect_err("no room")), CudaError::OutOfMemory);
+    drop((filled, small));
+    // They are freed in the stream's order: until then there is no room.
+    case.stream.check().expect("nothing noted");
+    case.search().expect("room again");
+    case.assert_found();
+}
+
+#[test]
+fn an_image_that_does_not_load_says_why() {
+    if !virtual_driver() {
+        return;
+    }
+    let device = Device::probe(REFUSING).expect("a device");
+    let mut case = Case::new(&device, 40);
+    for _ in 0..2 {
+        match cuda(case.search().expect_err("it compiles nothing")) {
+            CudaError::Image { name, log } => {
+                assert!(!name.is_empty() && log.contains("this device compiles nothing"), "{name}: {log}");
+            }
+            other => panic!("another error: {other}"),
+        }
+    }
+    assert!(matches!(cuda(device.load().expect_err("nor these")), CudaError::Image { .. }));
+    case.stream.check().expect("the context is as before");
+    assert_eq!(case.stream.raw().clone_dtoh(&case.x).expect("a copy").len(), ROWS * DIM);
+}
+
+#[test]
+fn a_captured_graph_searches_again_and_again() {
+    if !virtual_driver() {
+        return;
+    }
+    const MODE: CUstreamCaptureMode = CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
+    const FLAGS: CUgraphInstantiate_flags = CUgraphInstantiate_flags::CUDA_GRAPH_INSTANTIATE_FLAG_AUTO_FREE_ON_LAUNCH;
+    let captured = |stream: &Stream, search: &mut dyn FnMut() -> vq_kernels::Result<()>| {
+        stream.raw().begin_capture(MODE).expect("a stream of its own");
+        let called = search();
+        let graph = stream.raw().end_capture(FLAGS).expect("captured").expect("something was");
+        called.map(|()| graph)
+    };
+    // A context for which nothing has been loaded: the driver refuses to load during a capture, and that is all it costs.
+    let context = second_context(WHOLE[0]);
+    let mut unloaded = Case::new(&Device::of(context.clone()).expect("a device"), 51);
+    let refused = unloaded.search_with(|stream, search| captured(stream, search).map(drop)).map_err(cuda);
+    assert!(matches!(refused, Err(CudaError::Image { .. } | CudaError::Driver(900))), "{refused:?}");
+    unloaded.search().expect("as before");
+    unloaded.assert_found();
+
+    // What one `Device` has loaded, all of the context have.
+    Device::of(context.clone()).expect("the same").load().expect("loads");
+    let mut case = Case::new(&Device::of(context).expect("the same"), 50);
+    let searched = case.search_with(|stream, search| {
+        let graph = captured(stream, search)?;
+        for _ in 0..3 {
+            graph.launch().expect("replays");
+        }
+        stream.check()
+    });
+    searched.expect("nothing noted");
+    case.assert_found();
+}
+
+#[test]
+fn what_the_data_shows_comes_with_the_next_check_and_no_later() {
+    if !virtual_driver() {
+        return;
+    }
+    let device = Device::probe(WHOLE[0]).expect("a device");
+    let mut case = Case::new(&device, 60);
+    let raw = case.stream.raw().clone();
+    let codes = raw.clone_htod(&[0, CODES as u32, 1, NO_CODE]).expect("memory");
+    let mut out = raw.alloc_zeros::<f32>(4 * DIM).expect("memory");
+    {
+        let codebook = DeviceRef::new(&case.codebook, &case.stream).expect("same context");
+        let codebook = DeviceMatRef::new(codebook, CODES, DIM).expect("a shape");
+        let codes = DeviceRef::new(&codes, &case.stream).expect("same context");
+        let out = DeviceMut::new(&mut out, &case.stream).expect("same context");
+        let mut out = vq_kernels::cuda::DeviceMatMut::new(out, 4, DIM).expect("a shape");
+        ops::gather(&case.stream, &codes, &codebook, &mut out).expect("launches");
+    }
+    let noted = case.stream.check().expect_err("a code that does not exist");
+    let values = [0.0; DIM * CODES];
+    let here = MatRef::new(&values, CODES, DIM).expect("a shape");
+    let mut room = [0.0; 4 * DIM];
+    let out = vq_kernels::MatMut::new(&mut room, 4, DIM).expect("a shape");
+    let expected = vq_kernels::ops::gather(&Cpu::new(), &[0, CODES as u32, 1, NO_CODE], here, out);
+    assert_eq!(noted, expected.expect_err("the same on the CPU"));
+    case.search().expect("launches");
+    case.assert_found();
+}
