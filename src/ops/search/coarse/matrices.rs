@@ -17,9 +17,10 @@ pub(super) const fn by_matrices<D: Dots, const R: usize>() -> bool {
 #[inline(always)]
 pub(super) unsafe fn pair_rows<D: Dots, const R: usize, const W: usize>(sums: &mut [[D; W]; R]) {
     for rows in sums.chunks_exact_mut(2) {
-        for w in 0..W {
+        let (first, second) = rows.split_at_mut(1);
+        for (a, b) in first[0].iter_mut().zip(&mut second[0]) {
             // SAFETY: the caller's claim.
-            [rows[0][w], rows[1][w]] = unsafe { rows[0][w].zip(rows[1][w]) };
+            [*a, *b] = unsafe { a.zip(*b) };
         }
     }
 }
