@@ -2,6 +2,8 @@
 
 mod program;
 
+use std::path::Path;
+
 use clap::{Parser, ValueEnum};
 use program::{Program, has_files};
 use trainers::backend::Host;

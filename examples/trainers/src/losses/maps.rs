@@ -21,7 +21,7 @@ pub fn cross_entropy<B: Backend>(logits: Tensor<B, 4>, labels: Tensor<B, 3, Int>
     let [batch, classes, height, width] = logits.dims();
     let (area, dtype, device) = (height * width, logits.dtype(), logits.device());
     let (logits, labels) = (logits.reshape([batch, classes, area]), labels.reshape([batch, 1, area]));
-    // The classes stay where they are: bringing them last took a quarter of a training step of 91 classes. As products with ones, as in `norms`.
+    // The classes stay where they are: to bring them last is two copies of the logits. Products with ones, as in `norms`.
     let ones = |shape: [usize; 3]| Tensor::<B, 3>::ones(shape, (&device, dtype));
     // Constants to the gradient, which does not depend on it.
     let largest = ones([1, classes, 1]).matmul(logits.clone().detach().max_dim(1));
