@@ -188,10 +188,10 @@ fn padding_is_nearer_than_no_code() {
     }
 }
 
-/// All codes of a cell are within the bound of the best one, which comes last: more than a row keeps.
+/// All codes of a cell are within the bound of the best one, which comes last: more than the rows of a block keep.
 #[test]
 fn pruned_rows_that_keep_too_much_are_searched_in_f32() {
-    let (rows, codes, dim, best) = (9, 1_000, 3, 998);
+    let (rows, codes, dim, best) = (40, 1_000, 3, 998);
     let direction = unit_rows(1, dim, 3);
     let book: Vec<f32> =
         (0..codes * dim).map(|i| direction[i % dim] * if i / dim == best { 1.0 } else { 0.9999 }).collect();
@@ -199,7 +199,9 @@ fn pruned_rows_that_keep_too_much_are_searched_in_f32() {
     for cpu in cpus() {
         let tally = Tally::default();
         let (got, _) = found(&cpu.with_tally(&tally), &direction.repeat(rows), dim, &packed, Search::Pruned);
-        assert_eq!((got, tally.exact_rows()), (vec![best as u32; rows], rows), "{}", cpu.isa().name());
+        assert_eq!(got, vec![best as u32; rows], "{}", cpu.isa().name());
+        // The first ones' fill the block's log.
+        assert!(tally.exact_rows() >= rows - 9, "{}: {}", cpu.isa().name(), tally.exact_rows());
     }
 }
 

@@ -150,7 +150,8 @@ impl<'a> Caps<'a> {
     pub fn vectors(&self, cell: usize) -> core::ops::Range<usize> {
         let starts: &[u32] = bytemuck::cast_slice(&self.lines[self.layout.starts..self.layout.order]);
         let bounded = |at: usize| (starts[at] as usize).min(self.layout.vectors);
-        bounded(cell)..bounded(cell + 1)
+        let first = bounded(cell);
+        first..bounded(cell + 1).max(first)
     }
 
     /// The codes of a vector's lanes; [`NO_CODE`] where a lane is padding.
