@@ -1,13 +1,15 @@
 //! The codebook as search reads it: panels of 64 codes, built once per codebook change.
 
+mod adaptive;
 pub(crate) mod bf16;
 pub(crate) mod caps;
 pub(crate) mod int8;
 
+use crate::cpu::Cpu;
 use crate::element::Element;
 use crate::error::{Error, Result, same};
 use crate::matrix::MatRef;
-use crate::ops::search::{HalfNorms, check_codebook};
+use crate::ops::search::{HalfNorms, Search, check_codebook};
 use crate::simd::Isa;
 use bf16::Bf16;
 use caps::Caps;
@@ -59,6 +61,9 @@ pub enum Packing {
     /// about as long as searching 50,000 rows: for codebooks that stand still. What codes it cannot
     /// help are packed as [`Packing::F32`].
     Caps,
+    /// Both [`Packing::Int8`] and room for [`Packing::Caps`], which [`PackedCodebook::prepare`] fills when the rows that
+    /// come gain more by it than it takes: for codebooks that are learned. As large as the two together.
+    Adaptive,
 }
 
 impl Packing {
@@ -69,6 +74,22 @@ impl Packing {
             isa if isa.coarse_from().is_some() => Self::Int8,
             _ => Self::F32,
         }
+    }
+
+    /// The fastest for this machine and a codebook of this shape that is packed again and again, and prepared.
+    pub fn suited(codes: usize, dim: usize, metric: Metric) -> Self {
+        // Fewer codes are searched in less time than it takes to choose cells; products of tiles, where there are such,
+        // are faster than cells of more dimensions.
+        let (few, wide) = (codes < 1 << 14, dim > if Isa::amx().is_some() { 8 } else { caps::MAX_DIM });
+        if few || wide || metric != Metric::Cosine || !Isa::DOTS { Self::detect() } else { Self::Adaptive }
+    }
+
+    const fn has_int8(self) -> bool {
+        matches!(self, Self::Int8 | Self::Bf16 | Self::Adaptive)
+    }
+
+    const fn has_caps(self) -> bool {
+        matches!(self, Self::Caps | Self::Adaptive)
     }
 }
 
@@ -110,16 +131,21 @@ pub struct PackedCodebook<S> {
 impl PackedCodebook<&[Line]> {
     /// Number of [`Line`]s that `codes × dim` take when packed (saturated at `usize::MAX`).
     pub const fn lines_len(codes: usize, dim: usize, metric: Metric, packing: Packing) -> usize {
-        let half_norms = matches!(metric, Metric::L2);
-        let copy = match packing {
-            Packing::F32 => 0,
-            Packing::Int8 => int8::lines_len(codes, dim, half_norms),
-            Packing::Bf16 => int8::lines_len(codes, dim, half_norms).saturating_add(bf16::lines_len(codes, dim)),
-            Packing::Caps if half_norms => 0,
-            Packing::Caps => caps::lines_len(codes, dim),
-        };
-        f32_lines(codes, dim, half_norms).saturating_add(copy)
+        let [.., end] = parts(codes, dim, metric, packing);
+        end
     }
+}
+
+/// Where the f32, the copies in 8 bits and in bf16, and the caps end, one behind the other (saturated).
+const fn parts(codes: usize, dim: usize, metric: Metric, packing: Packing) -> [usize; 4] {
+    let half_norms = matches!(metric, Metric::L2);
+    let f32s = f32_lines(codes, dim, half_norms);
+    let int8 = if packing.has_int8() { int8::lines_len(codes, dim, half_norms) } else { 0 };
+    let bf16 = if matches!(packing, Packing::Bf16) { bf16::lines_len(codes, dim) } else { 0 };
+    let caps = if packing.has_caps() && !half_norms { caps::lines_len(codes, dim) } else { 0 };
+    let int8_end = f32s.saturating_add(int8);
+    let bf16_end = int8_end.saturating_add(bf16);
+    [f32s, int8_end, bf16_end, bf16_end.saturating_add(caps)]
 }
 
 /// Lines of the panels and their h (saturated).
@@ -194,27 +220,31 @@ impl<S: AsRef<[Line]>> PackedCodebook<S> {
         }
     }
 
+    /// Where the parts end.
+    fn parts(&self) -> [usize; 4] {
+        parts(self.codes, self.dim, self.metric, self.packing)
+    }
+
     /// The copy in 8 bits, where it is packed and the codes allow one.
     pub(crate) fn int8(&self) -> Option<Int8<'_>> {
-        let half_norms = self.metric == Metric::L2;
-        let copy = &self.lines.as_ref()[f32_lines(self.codes, self.dim, half_norms)..];
-        let packed = matches!(self.packing, Packing::Int8 | Packing::Bf16);
-        packed.then(|| Int8::new(copy, self.codes, self.dim, half_norms)).filter(|copy| copy.header.scale != 0.0)
+        let ([from, end, ..], half_norms) = (self.parts(), self.metric == Metric::L2);
+        let copy = &self.lines.as_ref()[from..end];
+        let packed = self.packing.has_int8().then(|| Int8::new(copy, self.codes, self.dim, half_norms));
+        packed.filter(|copy| copy.header.scale != 0.0)
     }
 
     /// The copy in bf16, where it is packed and the codes allow one.
     pub(crate) fn bf16(&self) -> Option<Bf16<'_>> {
-        let (lines, len) = (self.lines.as_ref(), bf16::lines_len(self.codes, self.dim));
+        let [_, from, end, _] = self.parts();
         let packed = self.packing == Packing::Bf16;
-        packed.then(|| Bf16::new(&lines[lines.len() - len..], self.dim)).filter(|copy| copy.header.scale != 0.0)
+        packed.then(|| Bf16::new(&self.lines.as_ref()[from..end], self.dim)).filter(|copy| copy.header.scale != 0.0)
     }
 
-    /// The caps, where they are packed and the codes allow them.
+    /// The caps, where they are packed, and the codes and those that know better allow them.
     pub(crate) fn caps(&self) -> Option<Caps<'_>> {
-        let half_norms = self.metric == Metric::L2;
-        let lines = &self.lines.as_ref()[f32_lines(self.codes, self.dim, half_norms)..];
-        let packed = self.packing == Packing::Caps && !lines.is_empty();
-        packed.then(|| Caps::new(lines, self.codes, self.dim)).filter(|caps| caps.header.scale != 0.0)
+        let [.., from, end] = self.parts();
+        let packed = (from < end).then(|| Caps::new(&self.lines.as_ref()[from..end], self.codes, self.dim));
+        packed.filter(|caps| caps.header.scale != 0.0 && (self.packing == Packing::Caps || caps.state().wins()))
     }
 }
 
@@ -227,6 +257,9 @@ impl<S: AsRef<[Line]> + AsMut<[Line]>> PackedCodebook<S> {
     /// [`lines_len`](PackedCodebook::lines_len) elements.
     pub fn pack_into<E: Element>(codebook: MatRef<E>, metric: Metric, packing: Packing, lines: S) -> Result<Self> {
         let mut packed = Self::from_lines(lines, codebook.rows(), codebook.cols(), metric, packing)?;
+        // Whatever was there before: no cells.
+        let [.., caps, _] = packed.parts();
+        packed.lines.as_mut()[caps..].iter_mut().take(caps::HEADERS).for_each(|line| *line = Line([0.0; 16]));
         packed.pack_all(codebook);
         Ok(packed)
     }
@@ -298,22 +331,58 @@ impl<S: AsRef<[Line]> + AsMut<[Line]>> PackedCodebook<S> {
         }
     }
 
+    /// Decides how rows like `x` `[rows, dim]`, which are about to be searched, are searched from now on: whether the
+    /// codes are put in cells, whether rows are pruned by them. Takes a small part of the time of searching `x`, or less
+    /// than what it gains. The codes found never depend on it. Nothing is done unless the codebook is
+    /// [packed](Packing::Adaptive) for it.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] where `x` has another number of columns.
+    ///
+    /// ```
+    /// use vq_kernels::{Cpu, MatRef, Metric, PackedCodebook, Packing, ops};
+    /// let codes = MatRef::new(&[1.0f32, 0.0, 0.0, 1.0], 2, 2)?;
+    /// let mut codebook = PackedCodebook::with_packing(codes, Metric::Cosine, Packing::Adaptive)?;
+    /// let (cpu, x, mut found) = (Cpu::new(), MatRef::new(&[0.6f32, 0.8], 1, 2)?, [0u32]);
+    /// codebook.prepare(&cpu, x)?;
+    /// ops::search(&cpu, x, None, &codebook, &mut found, None)?;
+    /// assert_eq!(found, [1]);
+    /// # Ok::<(), vq_kernels::Error>(())
+    /// ```
+    pub fn prepare<E: Element>(&mut self, cpu: &Cpu, x: MatRef<E>) -> Result<()> {
+        same("prepare", "columns of x", self.dim, x.cols())?;
+        let Self { codes, dim, metric, .. } = *self;
+        let ([_, end, from, _], all) = (self.parts(), self.panels() * dim * PANEL);
+        let (plain, lines) = self.lines.as_mut().split_at_mut(from);
+        if self.packing == Packing::Adaptive && !lines.is_empty() && x.rows() > 0 && cpu.search() == Search::Auto {
+            let values = &bytemuck::cast_slice(plain)[..all];
+            let panels = Panels { codes, dim, values, half_norms: &[] };
+            let plain = PackedCodebook { lines: &plain[..end], codes, dim, metric, packing: Packing::Int8 };
+            adaptive::Batch { cpu, x, panels, lines, plain }.prepare();
+        }
+        Ok(())
+    }
+
     /// The codes in `changed`, or all, into what is packed beside the f32.
     fn pack_copies<E: Element>(&mut self, codebook: MatRef<E>, changed: Option<&[u32]>) {
         let (codes, dim, all) = (self.codes, self.dim, self.panels() * self.dim * PANEL);
-        let (f32s, lines) = self.lines.as_mut().split_at_mut(f32_lines(codes, dim, self.metric == Metric::L2));
+        let [f32s, int8, bf16, _] = self.parts();
+        let (f32s, copies) = self.lines.as_mut().split_at_mut(f32s);
+        let f32_len = f32s.len();
+        let (copy, rest) = copies.split_at_mut(int8 - f32_len);
+        let (wide, lines) = rest.split_at_mut(bf16 - int8);
+        let (values, half_norms) = bytemuck::cast_slice(f32s).split_at(all);
+        let panels = Panels { codes, dim, values, half_norms };
+        if !copy.is_empty() {
+            Isa::detect().run(int8::Pack { copy, panels, codebook, changed });
+        }
+        if !wide.is_empty() {
+            Isa::detect().run(bf16::Pack { copy: wide, half_norms, codebook, changed });
+        }
         match self.packing {
-            Packing::Int8 | Packing::Bf16 => {
-                let (values, half_norms) = bytemuck::cast_slice(f32s).split_at(all);
-                let panels = Panels { codes, dim, values, half_norms };
-                let (copy, rest) = lines.split_at_mut(int8::lines_len(codes, dim, !half_norms.is_empty()));
-                Isa::detect().run(int8::Pack { copy, panels, codebook, changed });
-                if self.packing == Packing::Bf16 {
-                    Isa::detect().run(bf16::Pack { copy: rest, half_norms, codebook, changed });
-                }
-            }
-            Packing::Caps if !lines.is_empty() => Isa::detect().run(caps::Pack { lines, codebook, changed }),
-            Packing::Caps | Packing::F32 => {}
+            Packing::Caps if !lines.is_empty() => caps::pack(lines, panels, changed),
+            Packing::Adaptive if !lines.is_empty() => adaptive::changed(lines, panels, changed),
+            _ => {}
         }
     }
 }

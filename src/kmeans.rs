@@ -12,7 +12,7 @@ use alloc::collections::BTreeMap;
 use alloc::collections::btree_map::Entry;
 use alloc::vec::Vec;
 
-use crate::codebook::{Line, Metric, PackedCodebook};
+use crate::codebook::{Line, Metric, PackedCodebook, Packing};
 use crate::cpu::Cpu;
 #[cfg(doc)]
 use crate::error::Error;
@@ -144,7 +144,7 @@ impl KMeans {
     /// there are `codes * dim` elements.
     pub fn new(centres: Vec<f32>, codes: usize, dim: usize, metric: Metric) -> Result<Self> {
         let matrix = MatRef::new(&centres, codes, dim)?;
-        let packed = PackedCodebook::new(matrix, metric)?;
+        let packed = PackedCodebook::with_packing(matrix, metric, Packing::suited(codes, dim, metric))?;
         // Room for rows larger than any centre, with 2⁻³² of the largest as the unit of sums.
         const ROOM: i32 = 8;
         let every_code = alloc::vec![0; codes];
@@ -235,6 +235,7 @@ impl KMeans {
     /// Codes of a batch, and what the pass wants to know of them.
     fn assign(&mut self, cpu: &Cpu, x: MatRef, weights: Option<&[f32]>) -> Result<()> {
         self.codes.resize(x.rows(), 0);
+        self.packed.prepare(cpu, x)?;
         crate::ops::search(cpu, x, weights, &self.packed, &mut self.codes, None)?;
         let room = kept_rows(self.hits.len());
         for row in 0..x.rows() {

@@ -8,7 +8,7 @@
 
 use alloc::vec::Vec;
 
-use crate::codebook::{Line, PackedCodebook};
+use crate::codebook::{Line, PackedCodebook, Packing};
 use crate::cpu::Cpu;
 use crate::element::Element;
 #[cfg(doc)]
@@ -113,7 +113,9 @@ impl Quantizer {
             let raw = codebook.clone();
             normalize_all(&Cpu::new(), &raw, config.dim, &mut codebook)?;
         }
-        let packed = PackedCodebook::new(MatRef::new(&codebook, config.codes, config.dim)?, config.metric())?;
+        let packing = Packing::suited(config.codes, config.dim, config.metric());
+        let packed =
+            PackedCodebook::with_packing(MatRef::new(&codebook, config.codes, config.dim)?, config.metric(), packing)?;
         let mut quantizer = Self {
             statistics: Statistics::new(config.codes, config.dim, 0)?,
             activity: Activity::new(config.codes),

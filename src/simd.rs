@@ -6,6 +6,8 @@
 mod dots;
 mod fixed;
 mod fma;
+mod prefetch;
+mod root;
 mod scalar;
 
 /// The architecture's own tiers: an enum `Tier` of what run-time detection may find.
@@ -24,6 +26,8 @@ mod tiles;
 pub(crate) use dots::Dots;
 pub(crate) use fixed::{dots_q7, dots_q15};
 pub(crate) use fma::fma32;
+pub(crate) use prefetch::prefetch;
+pub(crate) use root::{sqrt, sqrtf};
 #[cfg(all(
     test,
     target_arch = "x86_64",

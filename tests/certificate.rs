@@ -188,10 +188,10 @@ fn padding_is_nearer_than_no_code() {
     }
 }
 
-/// All codes of a cell are within the bound of the best one, which comes last: more than a row keeps.
+/// All codes of a cell are within the bound of the best one, which comes last: more than the rows of a block keep.
 #[test]
 fn pruned_rows_that_keep_too_much_are_searched_in_f32() {
-    let (rows, codes, dim, best) = (9, 1_000, 3, 998);
+    let (rows, codes, dim, best) = (40, 1_000, 3, 998);
     let direction = unit_rows(1, dim, 3);
     let book: Vec<f32> =
         (0..codes * dim).map(|i| direction[i % dim] * if i / dim == best { 1.0 } else { 0.9999 }).collect();
@@ -199,7 +199,9 @@ fn pruned_rows_that_keep_too_much_are_searched_in_f32() {
     for cpu in cpus() {
         let tally = Tally::default();
         let (got, _) = found(&cpu.with_tally(&tally), &direction.repeat(rows), dim, &packed, Search::Pruned);
-        assert_eq!((got, tally.exact_rows()), (vec![best as u32; rows], rows), "{}", cpu.isa().name());
+        assert_eq!(got, vec![best as u32; rows], "{}", cpu.isa().name());
+        // The first ones' fill the block's log.
+        assert!(tally.exact_rows() >= rows - 9, "{}: {}", cpu.isa().name(), tally.exact_rows());
     }
 }
 
@@ -332,6 +334,100 @@ fn pruning_leaves_most_codes_out() {
     assert!(tally.rescored_codes() < 20 * rows, "{} codes rescored", tally.rescored_codes());
 }
 
+/// An adaptive codebook decides anew for every batch; whatever it does, codes are those of the f32 pass, and cells are
+/// built and left as what they gain and cost asks for.
+#[test]
+#[cfg_attr(miri, ignore = "as pruned searches, and long")]
+fn adaptive_searches_are_those_in_f32() {
+    let mut pruned = 0;
+    for (seed, (codes, dim)) in [(60_000, 2), (50_000, 8), (20_000, 16)].into_iter().enumerate() {
+        for Hard { why, codes: mut book, rows, .. } in unit_cases(codes, dim, 70 + seed as u64) {
+            let mut packed =
+                PackedCodebook::with_packing(mat(&book, codes, dim), Metric::Cosine, Packing::Adaptive).unwrap();
+            let mut f32s = PackedCodebook::with_packing(mat(&book, codes, dim), Metric::Cosine, Packing::F32).unwrap();
+            // As many as make a build worth its time.
+            let many: Vec<f32> = rows.iter().copied().cycle().take(30_000 * dim).collect();
+            for round in 0..6 {
+                let rows = if round == 3 { &rows } else { &many };
+                packed.prepare(&Cpu::new(), mat(rows, rows.len() / dim, dim)).unwrap();
+                let few = &rows[..rows.len().min(300 * dim)];
+                let context = format!("{why}, {codes}x{dim} round {round}");
+                let expected = found(&Cpu::new(), few, dim, &f32s, Search::F32);
+                for search in [Search::Auto, Search::Coarse, Search::Pruned] {
+                    let tally = Tally::default();
+                    let (got, scores) = found(&Cpu::new().with_tally(&tally), few, dim, &packed, search);
+                    assert_eq!(got, expected.0, "{context} {search:?}");
+                    assert_same_bits(&scores, &expected.1, &context);
+                    pruned += usize::from(search == Search::Auto && tally.visited_codes() > 0);
+                }
+                let changed: Vec<u32> = (0..codes as u32).filter(|k| k % 7 == round).collect();
+                for &k in &changed {
+                    let code = &mut book[k as usize * dim..][..dim];
+                    let moved: Vec<f32> = code.iter().zip(paint(dim, u64::from(k))).map(|(c, s)| c + 0.1 * s).collect();
+                    code.copy_from_slice(&normalized(&moved, dim));
+                }
+                match round % 2 {
+                    0 => packed.repack_codes(mat(&book, codes, dim), &changed).unwrap(),
+                    _ => packed.repack(mat(&book, codes, dim)).unwrap(),
+                }
+                f32s.repack(mat(&book, codes, dim)).unwrap();
+            }
+        }
+    }
+    assert!(pruned >= 10, "{pruned} of 90 batches were pruned: nothing was tested");
+}
+
+/// Cells come when a batch is large enough or many have come, stay where a few codes change, wait where all do and few
+/// rows come, and never come to codes that they cannot help.
+#[test]
+#[cfg_attr(miri, ignore = "long")]
+fn adaptive_codebooks_build_cells_where_they_pay() {
+    let (codes, dim) = (50_000, 8);
+    let (book, x) = (unit_rows(codes, dim, 1), unit_rows(60_000, dim, 2));
+    let pruned = |packed: &PackedCodebook<Vec<Line>>| {
+        let tally = Tally::default();
+        let _ = found(&Cpu::new().with_tally(&tally), &x[..64 * dim], dim, packed, Search::Auto);
+        tally.visited_codes() > 0
+    };
+    let pack =
+        |book: &[f32]| PackedCodebook::with_packing(mat(book, codes, dim), Metric::Cosine, Packing::Adaptive).unwrap();
+    let (cpu, few, many) = (Cpu::new(), mat(&x[..500 * dim], 500, dim), mat(&x, 60_000, dim));
+    let mut packed = pack(&book);
+    packed.prepare(&cpu, few).unwrap();
+    assert!(!pruned(&packed), "500 rows do not pay for cells");
+    packed.prepare(&cpu.with_search(Search::Coarse), many).unwrap();
+    assert!(!pruned(&packed), "they were not asked for");
+    packed.prepare(&cpu, many).unwrap();
+    assert!(pruned(&packed), "60,000 rows pay for cells");
+    packed.repack_codes(mat(&book, codes, dim), &[0, 7, 49_999]).unwrap();
+    assert!(pruned(&packed), "three codes are put in their cells again");
+    packed.repack(mat(&book, codes, dim)).unwrap();
+    assert!(!pruned(&packed), "all codes are others");
+    packed.prepare(&cpu, few).unwrap();
+    assert!(!pruned(&packed), "500 rows do not pay for moving all codes");
+    packed.prepare(&cpu, many).unwrap();
+    assert!(pruned(&packed), "60,000 rows do");
+    // Little by little.
+    let mut packed = pack(&book);
+    let batches = (0..2_000).take_while(|_| {
+        packed.prepare(&cpu, few).unwrap();
+        !pruned(&packed)
+    });
+    assert!((20..2_000).contains(&batches.count()), "500 rows, again and again, pay in the end");
+    // Codes of another length, and rows that reach every cell.
+    let mut longer = book.clone();
+    longer[dim * 100] += 1.0;
+    let mut packed = pack(&longer);
+    packed.prepare(&cpu, many).unwrap();
+    assert!(!pruned(&packed), "codes that are not of unit length have no cells");
+    let mut packed = pack(&book);
+    let zeros = vec![0.0; x.len()];
+    packed.prepare(&cpu, mat(&zeros, 60_000, dim)).unwrap();
+    assert!(!pruned(&packed), "rows of zeros are not helped");
+    let error = packed.prepare(&cpu, mat(&x, 60_000 * dim / 4, 4)).unwrap_err();
+    assert!(error.to_string().contains("columns of x"), "{error}");
+}
+
 /// Codes that are not of unit length, and L2, have no caps; searching takes another way.
 #[test]
 fn what_has_no_caps_is_searched_otherwise() {
@@ -367,9 +463,12 @@ fn any_contents_of_a_copy_are_safe() {
     let (codes, dim, rows) = (300, 9, 20);
     let x = paint(rows * dim, 8);
     for seed in 0..if SMALL { 2 } else { 200 } {
-        for (metric, packing) in
-            [(Metric::Cosine, Packing::Bf16), (Metric::L2, Packing::Bf16), (Metric::Cosine, Packing::Caps)]
-        {
+        for (metric, packing) in [
+            (Metric::Cosine, Packing::Bf16),
+            (Metric::L2, Packing::Bf16),
+            (Metric::Cosine, Packing::Caps),
+            (Metric::Cosine, Packing::Adaptive),
+        ] {
             let mut rng = Rng::new(seed, 3);
             let len = PackedCodebook::lines_len(codes, dim, metric, packing);
             let book = PackedCodebook::with_packing(mat(&unit_rows(codes, dim, seed), codes, dim), metric, packing);
@@ -387,6 +486,7 @@ fn any_contents_of_a_copy_are_safe() {
                     assert!(got.iter().all(|&k| k == NO_CODE || (k as usize) < codes));
                 }
                 let changed = [0, 17, codes as u32 - 1];
+                book.prepare(&Cpu::new(), mat(&x, rows, dim)).unwrap();
                 book.repack_codes(mat(&unit_rows(codes, dim, seed), codes, dim), &changed).unwrap();
             }
         }

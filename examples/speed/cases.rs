@@ -1,5 +1,7 @@
 //! The ops with their data: each checked once, then called again and again.
 
+use std::path::Path;
+
 use vq_kernels::ops::Search;
 use vq_kernels::ops::ema::{self, Activity, Statistics};
 use vq_kernels::ops::search::Tally;
@@ -9,6 +11,7 @@ use vq_kernels::{Cpu, Isa, MAX_CODES, MAX_DIM, MatMut, MatRef, Metric, NO_CODE, 
 
 use crate::common::Failure;
 use crate::common::processor::Processor;
+use crate::common::tensors::SafetensorsFile;
 use crate::limit::{Copies, Limit, has_tiles};
 use crate::{Op, Options};
 
@@ -44,7 +47,11 @@ impl Size {
         if let Some((name, got, most)) = limits.into_iter().find(|(_, got, most)| *got == 0 || got > most) {
             return Err(Failure::new(format!("{name} {got}: give a number from 1 to {most}")));
         }
-        let width = if options.op == Op::Project { INPUTS.max(dim) } else { dim };
+        let width = if matches!(options.op, Op::Project | Op::ProjectInput | Op::ProjectWeight) {
+            INPUTS.max(dim)
+        } else {
+            dim
+        };
         for (name, extent, width) in [("--rows", rows, width), ("--codes", codes, dim)] {
             if extent.saturating_mul(width) > MOST_ELEMENTS {
                 let most = MOST_ELEMENTS / width;
@@ -98,14 +105,28 @@ pub struct Case<'a> {
     pub run: Box<dyn FnMut() -> Result<(), Failure> + 'a>,
 }
 
-/// The nearest code of unit rows.
-pub fn search<'a>(cpu: Cpu<'a>, tally: &Tally, size: Size) -> Result<Case<'a>, Failure> {
+/// The nearest code of unit rows; with all codes `changing` before each search, packed again and prepared.
+pub fn search<'a>(
+    cpu: Cpu<'a>,
+    tally: &Tally,
+    size: Size,
+    changing: bool,
+    data: Option<&Path>,
+) -> Result<Case<'a>, Failure> {
     let Size { rows, codes, dim, metric, seed } = size;
-    let x = unit_rows(&cpu, seed, 0, rows, dim)?;
-    let codebook = unit_rows(&cpu, seed, 1, codes, dim)?;
-    let packing = if cpu.search() == Search::Pruned { Packing::Caps } else { Packing::detect() };
-    let packed = PackedCodebook::with_packing(MatRef::new(&codebook, codes, dim)?, metric, packing)?;
+    let (x, codebook) = match data {
+        Some(path) => (read(path, "x", rows, dim)?, read(path, "codebook", codes, dim)?),
+        None => (unit_rows(&cpu, seed, 0, rows, dim)?, unit_rows(&cpu, seed, 1, codes, dim)?),
+    };
+    let packing = match cpu.search() {
+        Search::Pruned => Packing::Caps,
+        Search::Auto => Packing::suited(codes, dim, metric),
+        Search::F32 if changing => Packing::F32,
+        _ => Packing::detect(),
+    };
+    let mut packed = PackedCodebook::with_packing(MatRef::new(&codebook, codes, dim)?, metric, packing)?;
     let mut found = zeros(rows)?;
+    packed.prepare(&cpu, MatRef::new(&x, rows, dim)?)?;
     ops::search(&cpu, MatRef::new(&x, rows, dim)?, None, &packed, &mut found, None)?;
     let checked = size.checked_rows(codes * dim);
     let mut expected = zeros(checked)?;
@@ -113,8 +134,30 @@ pub fn search<'a>(cpu: Cpu<'a>, tally: &Tally, size: Size) -> Result<Case<'a>, F
     ops::search::reference(first, all, metric, &mut expected, None);
     verify(found[..checked] == expected, "search does not find the reference's codes")?;
     verify(!found.contains(&NO_CODE), "search leaves rows without a code")?;
-    let run = move || Ok(ops::search(&cpu, MatRef::new(&x, rows, dim)?, None, &packed, &mut found, None)?);
+    // Every other search has codes that have moved a little, as in training.
+    let mut moved = normal(seed, 4, codes, dim)?;
+    moved.iter_mut().zip(&codebook).for_each(|(m, c)| *m = c + 0.01 * *m);
+    let mut other = zeros(codes * dim)?;
+    ops::normalize(&cpu, MatRef::new(&moved, codes, dim)?, MatMut::new(&mut other, codes, dim)?, None)?;
+    let mut books = [codebook, other];
+    let run = move || {
+        let x = MatRef::new(&x, rows, dim)?;
+        if changing {
+            books.swap(0, 1);
+            packed.repack(MatRef::new(&books[0], codes, dim)?)?;
+        }
+        packed.prepare(&cpu, x)?;
+        Ok(ops::search(&cpu, x, None, &packed, &mut found, None)?)
+    };
     Ok(Case { limit: size.search_limit(cpu, tally), codes, run: Box::new(run) })
+}
+
+/// The first rows of a tensor, repeated where it has fewer.
+fn read(path: &Path, name: &str, rows: usize, dim: usize) -> Result<Vec<f32>, Failure> {
+    let all: Vec<f32> = SafetensorsFile::open(path)?.read(name)?;
+    let whole = !all.is_empty() && all.len().is_multiple_of(dim);
+    verify(whole, "--data: the tensor is not of --dim columns")?;
+    Ok(all.into_iter().cycle().take(rows * dim).collect())
 }
 
 /// Rows of an encoder's width into the codes' space.
@@ -200,7 +243,7 @@ pub fn step<'a>(cpu: Cpu<'a>, tally: &Tally, size: Size) -> Result<Case<'a>, Fai
     Ok(Case { limit: size.search_limit(cpu, tally), codes, run: Box::new(run) })
 }
 
-fn verify(fact: bool, otherwise: &str) -> Result<(), Failure> {
+pub fn verify(fact: bool, otherwise: &str) -> Result<(), Failure> {
     if fact { Ok(()) } else { Err(Failure::new(format!("{otherwise}: nothing was measured"))) }
 }
 
@@ -220,7 +263,7 @@ pub fn unit_rows(cpu: &Cpu, seed: u64, stream: u64, rows: usize, cols: usize) ->
     Ok(unit)
 }
 
-fn zeros<T: Default + Clone>(count: usize) -> Result<Vec<T>, Failure> {
+pub fn zeros<T: Default + Clone>(count: usize) -> Result<Vec<T>, Failure> {
     let mut values = Vec::new();
     if values.try_reserve_exact(count).is_err() {
         return Err(Failure::new(format!("{count} numbers do not fit in memory; give fewer rows or codes")));

@@ -33,6 +33,7 @@ pub fn measure(options: &Options, size: Size, ordinal: usize, way: Search) -> Re
         Op::Normalize => (bench.normalize(size, options.repeat)?, None),
         Op::Ema => (bench.ema(size, options.collapsed, options.repeat)?, None),
         Op::Step => (bench.step(size, options.repeat)?, None),
+        op => return Err(Failure::new(format!("--op {op:?}: not measured on a device"))),
     };
     bench.stream.check().context(|| "the device refused".to_owned())?;
     let name = device.context().name().map_err(|error| Failure::new(format!("{error}")))?;

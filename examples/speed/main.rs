@@ -13,6 +13,10 @@
 //! | `project` | `ops::project` from 768 inputs to dim | `rows · 768 · dim / lanes` FMAs |
 //! | `normalize` | `ops::normalize` | rows read and written once |
 //! | `ema` | `Statistics::clear` and `accumulate`, `update_means`, `observe` | rows read; a sum of 8-byte integers per element read and written; 16 bytes per code |
+//! | `project-input`, `project-weight` | `ops::project_backward_input`, `_weight` | as `project` |
+//! | `normalize-backward`, `straight-through`, `rotation`, `loss-backward` | their ops | each matrix of rows read or written once |
+//! | `loss`, `gather` | `squared_error`, `ops::gather` | two matrices of rows |
+//! | `restart` | a step in which no code is stale | size, exposure and last hit of each code |
 //! | `step` | a whole `Quantizer::train_step`: normalized, EMA, restart, no factorization; the head's gradient is 0 | that of the search alone |
 //!
 //! Of FMAs each thread has the rate that one thread has alone; copies run on all threads. On `scalar`
@@ -26,6 +30,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod backward;
 mod cases;
 #[cfg(feature = "cuda")]
 mod device;
@@ -57,6 +62,15 @@ enum Op {
     Normalize,
     Ema,
     Step,
+    ProjectInput,
+    ProjectWeight,
+    NormalizeBackward,
+    Gather,
+    StraightThrough,
+    Rotation,
+    Loss,
+    LossBackward,
+    Restart,
 }
 
 impl Op {
@@ -101,6 +115,12 @@ struct Options {
     /// How rows and codes are searched; the codes are the same.
     #[arg(long, value_enum, default_value = "auto")]
     search: Way,
+    /// The codebook changes before every search: packing it again, and preparing it, are timed as well.
+    #[arg(long)]
+    changing: bool,
+    /// A safetensors file with unit rows `x` and `codebook` instead of random ones: for --op search.
+    #[arg(long)]
+    data: Option<std::path::PathBuf>,
     /// Threads.
     #[arg(long, default_value_t = 1)]
     threads: usize,
@@ -136,11 +156,12 @@ fn main() -> ExitCode {
         let way = Search::from(options.search);
         let cpu = processor.cpu().with_search(way).with_tally(&tally);
         let mut case = match options.op {
-            Op::Search => cases::search(cpu, &tally, size)?,
+            Op::Search => cases::search(cpu, &tally, size, options.changing, options.data.as_deref())?,
             Op::Project => cases::project(cpu, size)?,
             Op::Normalize => cases::normalize(&processor, size)?,
             Op::Ema => cases::ema(&processor, size)?,
             Op::Step => cases::step(cpu, &tally, size)?,
+            op => backward::case(op, &processor, size)?,
         };
         let measured = measure(&mut case, options.repeat)?;
         let name = options.op.name();
@@ -200,7 +221,8 @@ fn on_device(options: &Options, size: Size) -> Result<(), Failure> {
 
 /// What searches took, of the ways that `--search` names; none where the op does not search.
 fn way_taken(op: Op, way: Search, tally: &Tally) -> Option<&'static str> {
-    let coarse = if way == Search::Pruned { "pruned" } else { "coarse" };
+    let pruned = way == Search::Pruned || tally.visited_codes() > 0;
+    let coarse = if pruned { "pruned" } else { "coarse" };
     matches!(op, Op::Search | Op::Step).then_some(if tally.rows() > 0 { coarse } else { "f32" })
 }
 

@@ -34,9 +34,10 @@ pub fn codebook<E: Stored>(
     (codes, dim): (usize, usize),
     repacked: impl Fn(),
 ) -> (Vec<f32>, PackedCodebook<Vec<Line>>) {
-    let packing = input.pick(&[Packing::Caps, Packing::Int8, Packing::F32]);
-    let metric = if packing == Packing::Caps && !input.once_in(8) { Metric::Cosine } else { input.metric() };
-    let unit = packing == Packing::Caps && !input.once_in(8);
+    let packing = input.pick(&[Packing::Caps, Packing::Int8, Packing::F32, Packing::Adaptive]);
+    let cells = matches!(packing, Packing::Caps | Packing::Adaptive);
+    let metric = if cells && !input.once_in(8) { Metric::Cosine } else { input.metric() };
+    let unit = cells && !input.once_in(8);
     let make = |input: &mut Input| if unit { input.unit_matrix(codes, dim) } else { input.matrix(codes, dim) };
     let values = make(input);
     let (narrow, offset, wide) = stored::<E>(input, &values);
@@ -66,6 +67,7 @@ fn ways(packing: Packing) -> &'static [Search] {
         Packing::F32 => &[Search::F32],
         Packing::Int8 | Packing::Bf16 => &[Search::F32, Search::Coarse, Search::Auto],
         Packing::Caps => &[Search::F32, Search::Pruned, Search::Auto],
+        Packing::Adaptive => &[Search::F32, Search::Coarse, Search::Pruned, Search::Auto],
     }
 }
 

@@ -56,7 +56,7 @@ impl Header {
     /// Widens the bounds to what one code needs.
     #[inline(always)]
     pub(super) fn widen(&mut self, squares: &Squares) {
-        let widen = |bound: &mut f32, square: f64| *bound = bound.max(up(libm::sqrt(square)));
+        let widen = |bound: &mut f32, square: f64| *bound = bound.max(up(crate::simd::sqrt(square)));
         widen(&mut self.residual, squares.residual);
         widen(&mut self.norm, squares.norm);
         widen(&mut self.coarse_norm, squares.coarse);
@@ -114,6 +114,15 @@ pub(super) struct Panels<'a> {
 }
 
 impl Panels<'_> {
+    /// Code `k` and zeros; not more than its first `N` elements.
+    #[inline(always)]
+    pub fn code<const N: usize>(&self, k: usize) -> [f32; N] {
+        let panel = &self.values[k / PANEL * self.dim * PANEL..][..self.dim * PANEL];
+        let mut code = [0.0; N];
+        code.iter_mut().zip(panel[k % PANEL..].iter().step_by(PANEL)).for_each(|(slot, &c)| *slot = c);
+        code
+    }
+
     fn subgroups(&self) -> usize {
         self.codes.div_ceil(SUBGROUP)
     }
@@ -317,6 +326,16 @@ pub(super) struct Squares {
 }
 
 impl Squares {
+    /// The larger of each.
+    #[inline(always)]
+    pub fn larger(self, other: Self) -> Self {
+        Self {
+            residual: self.residual.max(other.residual),
+            norm: self.norm.max(other.norm),
+            coarse: self.coarse.max(other.coarse),
+        }
+    }
+
     /// Adds an element's, and returns its byte.
     #[inline(always)]
     pub fn add(&mut self, c: f32, scale: f32) -> u8 {

@@ -245,7 +245,7 @@ impl Turn {
     /// From `[x·x, q·q, x·q, x·g, q·g]`.
     fn new([xx, qq, xq, xg, qg]: [f64; 5]) -> Self {
         const SMALLEST: f64 = 1.0 / (1 << 20) as f64;
-        let (nx, nq) = (libm::sqrt(xx), libm::sqrt(qq));
+        let (nx, nq) = (crate::simd::sqrt(xx), crate::simd::sqrt(qq));
         let closeness = 1.0 + xq / (nx * nq);
         // Also where a norm is zero, infinite or NaN: then `closeness` is not a number or λ is not usable.
         let usable = closeness >= SMALLEST && nx.is_normal() && nq.is_normal();

@@ -182,7 +182,7 @@ unsafe fn normalized_in_place<V: Lanes>(y: &mut [f32]) -> f32 {
         if !(f32::SMALLEST_SQUARE..f32::INFINITY).contains(&n) {
             return rescaled(y);
         }
-        let norm = libm::sqrtf(n);
+        let norm = crate::simd::sqrtf(n);
         let divisor = V::splat(norm);
         let mut i = 0;
         while i + V::N <= dim {

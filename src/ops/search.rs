@@ -33,6 +33,7 @@ pub use top::{Candidate, search_mth, search_top};
 
 use super::{check_rows, check_weights};
 use crate::NO_CODE;
+use crate::codebook::caps::Caps;
 use crate::codebook::{Line, MAX_CODES, MAX_DIM, Metric, PackedCodebook};
 use crate::cpu::{Cpu, Disjoint};
 use crate::element::{Code, Element, check_width};
@@ -82,7 +83,7 @@ pub fn search<E: Element, C: Code>(
         false => (None, None),
     };
     let block = match (caps, coarse) {
-        (Some(_), _) => coarse::BLOCK_ROWS,
+        (Some(_), _) => pruned::BLOCK_ROWS,
         (None, Some(coarse)) => coarse.block_rows(),
         (None, None) => kernel::BLOCK_ROWS,
     };
@@ -112,6 +113,19 @@ pub fn search<E: Element, C: Code>(
         cpu.count(counts);
     });
     Ok(())
+}
+
+/// The most rows that [`sample`] takes.
+pub(crate) const SAMPLE: usize = 32;
+
+/// What pruning at most [`SAMPLE`] rows of `x` takes.
+pub(crate) fn sample<E: Element>(isa: Isa, x: MatRef<E>, codebook: &PackedCodebook<&[Line]>, caps: Caps) -> Counts {
+    let (mut codes, mut counts, x) = ([0u32; SAMPLE], Counts::default(), x.rows_from(0, SAMPLE));
+    if Isa::DOTS {
+        let found = kernel::Found::new(&mut codes[..x.rows()], None);
+        isa.run_dots(pruned::Pruned { x, weights: None, codebook, caps, found, counts: &mut counts });
+    }
+    counts
 }
 
 /// The textbook loops of [`search`] on an unpacked codebook `[K, dim]`, generic over the float type;

@@ -67,6 +67,7 @@ impl Quantizer {
         let mut codes = core::mem::take(&mut pass.codes);
         codes.resize(rows, NO_CODE);
         let seen = MatRef::new(pass.searched(&self.config), rows, dim)?;
+        self.packed.prepare(cpu, seen)?;
         let found = ops::search(cpu, seen, weights, &self.packed, &mut codes, None);
         // An infinity may win a code, but has no gradient: rows that are not finite are not trained on.
         let finite = |row: &[f32]| row.iter().all(|x| x.is_finite());
@@ -101,7 +102,7 @@ impl Quantizer {
         let wanted = weights.map_or(rows, |w| w.iter().filter(|&&w| w > 0.0).count());
         let lengths = (0..rows).filter(|&row| pass.codes[row] != NO_CODE).map(|row| match self.config.normalize {
             true => f64::from(pass.norms[row]),
-            false => libm::sqrt(z.row(row).iter().map(|&x| f64::from(x) * f64::from(x)).sum()),
+            false => crate::simd::sqrt(z.row(row).iter().map(|&x| f64::from(x) * f64::from(x)).sum()),
         });
         let report = Report {
             loss: Loss { codebook: codebook.mean(dim), commitment: commitment.mean(dim) },

@@ -46,6 +46,7 @@ pub fn searches<E: Element>(cpu: &Cpu, shape: Shape, place: Place, to: impl Fn(f
         (Metric::Cosine, Packing::Int8),
         (Metric::L2, Packing::Int8),
         (Metric::Cosine, Packing::Caps),
+        (Metric::Cosine, Packing::Adaptive),
         (Metric::Cosine, Packing::Bf16),
         (Metric::L2, Packing::Bf16),
         (Metric::L2, Packing::F32),
@@ -55,6 +56,7 @@ pub fn searches<E: Element>(cpu: &Cpu, shape: Shape, place: Place, to: impl Fn(f
         let lines = place.output(Line([0.0; 16]), len);
         let mut packed = PackedCodebook::pack_into(mat(&plain[..], k, dim), metric, packing, lines).unwrap();
         packed.repack_codes(mat(&plain[..], k, dim), &place.input(&[0, k as u32 - 1])).unwrap();
+        packed.prepare(cpu, x).unwrap();
         // What is searched cannot be written to.
         let packed = PackedCodebook::from_lines(place.input(packed.lines()), k, dim, metric, packing).unwrap();
         for search in [Search::F32, Search::Coarse, Search::Pruned] {

@@ -26,7 +26,18 @@ fn every_op_prints_one_line_of_figures() {
         "us_per_row",
     ];
     let place = Place::new();
-    for (op, codes) in [("search", 65), ("project", 0), ("normalize", 0), ("ema", 65), ("step", 65)] {
+    let own = [("search", 65), ("project", 0), ("normalize", 0), ("ema", 65), ("step", 65)];
+    let more = [
+        "project-input",
+        "project-weight",
+        "normalize-backward",
+        "straight-through",
+        "rotation",
+        "loss",
+        "loss-backward",
+    ];
+    let more = more.map(|op| (op, 0)).into_iter().chain([("gather", 65), ("restart", 65), ("search --changing", 65)]);
+    for (op, codes) in own.into_iter().chain(more) {
         for isa in Isa::available() {
             for threads in [1, 2] {
                 let line = format!(
@@ -38,6 +49,7 @@ fn every_op_prints_one_line_of_figures() {
                 assert_eq!(keys, FIELDS, "{line}");
                 let count = |key: &str| figures[key].as_u64().expect("a whole number");
                 assert_eq!(["rows", "codes", "dim", "threads"].map(count), [33, codes, 9, threads], "{line}");
+                let op = op.split(' ').next().expect("a name");
                 assert_eq!((&figures["op"], &figures["isa"]), (&op.into(), &isa.name().into()), "{line}");
                 let number = |key: &str| figures[key].as_f64().expect("a number");
                 let [min, median, limit, share] = ["min_s", "median_s", "limit_s", "share_of_limit"].map(number);

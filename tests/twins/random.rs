@@ -1,7 +1,8 @@
 //! Cases by lot: shapes, values and settings that nobody thought of. A few here; for as long as `VQ_KERNELS_SECONDS` says
 //! where a device runs them.
 
-use std::time::{Duration, Instant};
+use core::time::Duration;
+use std::time::Instant;
 
 use vq_kernels::cuda::quantizer::DeviceQuantizer;
 use vq_kernels::quantizer::{Config, Estimator, Initial, Learner, Quantizer};

@@ -5,11 +5,11 @@ mod bytes;
 mod matrices;
 mod tiles;
 
-pub(super) use block::{Bits, Bound};
-pub(super) use bytes::{BLOCK_ROWS, ByBytes, Row, quantize};
+pub(super) use block::{Bits, Block, Bound, Hard, Near};
+pub(super) use bytes::{ByBytes, Row, quantize};
 pub(super) use tiles::ByTiles;
 
-use super::kernel::{ActiveRows, Found, Running, nearest_block};
+use super::kernel::{ActiveRows, Found};
 use super::tally::{Counts, Search};
 use super::top::Candidate;
 use crate::NO_CODE;
@@ -20,7 +20,6 @@ use crate::cpu::Cpu;
 use crate::element::{Code, Element};
 use crate::matrix::MatRef;
 use crate::simd::{Lanes, Tiles};
-use block::Block;
 
 /// How a coarse pass scores codes.
 #[derive(Clone, Copy)]
@@ -98,21 +97,17 @@ where
     let mut rows = ActiveRows::<E>::new(x, weights, rows);
     let mut block = Block::<P::Bound, ROWS>::new();
     // SAFETY: V by the caller.
-    let mut running = [unsafe { Running::<V>::nothing() }; ROWS];
+    let mut hard = unsafe { Hard::<V, ROWS>::new() };
     let mut useless = false;
     while let Some((indices, pointers)) = rows.next_block() {
         counts.rows += pointers.len();
         block.clear();
-        let (mut hard, mut hard_len) = ([0u32; ROWS], 0);
         for (at, &x) in pointers.iter().enumerate() {
             // SAFETY: every pointer leads to dim elements.
             let x = unsafe { core::slice::from_raw_parts(x, dim) };
             match (!useless).then(|| pass.quantize(x, block.len)).flatten() {
                 Some(row) => block.push(at, row),
-                None => {
-                    hard[hard_len] = at as u32;
-                    hard_len += 1;
-                }
+                None => hard.push(at),
             }
         }
         if block.len > 0 {
@@ -125,23 +120,14 @@ where
             // SAFETY: every pointer leads to dim elements; V by the caller.
             match unsafe { rescore::<V, P, ROWS>(codebook, pointers[at], dim, &block, i, counts) } {
                 Some((code, score)) => found.put(indices[at], code, score),
-                None => {
-                    hard[hard_len] = at as u32;
-                    hard_len += 1;
-                }
+                None => hard.push(at),
             }
         }
-        // Hostile codes or rows: the bound excludes too little to be worth its pass.
-        useless |= 2 * hard_len > pointers.len();
-        counts.exact += hard_len;
-        let mut hard_rows = [core::ptr::null(); ROWS];
-        hard_rows.iter_mut().zip(&hard[..hard_len]).for_each(|(row, &at)| *row = pointers[at as usize]);
         // SAFETY: as above.
-        unsafe {
-            nearest_block::<V>(codebook, &hard_rows[..hard_len], dim, &mut running[..hard_len], |i, code, score| {
-                found.put(indices[hard[i] as usize], code, score);
-            });
-        }
+        let exact = unsafe { hard.search(codebook, pointers, indices, dim, &mut found) };
+        counts.exact += exact;
+        // Hostile codes or rows: the bound excludes too little to be worth its pass.
+        useless |= 2 * exact > pointers.len();
     }
 }
 

@@ -23,6 +23,7 @@ pub(crate) struct Counts {
     pub rows: usize,
     pub rescored: usize,
     pub exact: usize,
+    pub visited: usize,
 }
 
 /// Counts what the coarse passes of searches did: give it to
@@ -33,6 +34,7 @@ pub struct Tally {
     rows: core::sync::atomic::AtomicUsize,
     rescored: core::sync::atomic::AtomicUsize,
     exact: core::sync::atomic::AtomicUsize,
+    visited: core::sync::atomic::AtomicUsize,
 }
 
 #[cfg(target_has_atomic = "ptr")]
@@ -42,6 +44,7 @@ impl Tally {
         self.rows.fetch_add(counts.rows, Relaxed);
         self.rescored.fetch_add(counts.rescored, Relaxed);
         self.exact.fetch_add(counts.exact, Relaxed);
+        self.visited.fetch_add(counts.visited, Relaxed);
     }
 
     /// Rows that took a coarse pass or were pruned, those included that ended in f32.
@@ -57,5 +60,11 @@ impl Tally {
     /// Rows of those for which every code was scored in f32 after all.
     pub fn exact_rows(&self) -> usize {
         self.exact.load(core::sync::atomic::Ordering::Relaxed)
+    }
+
+    /// Codes in the cells that pruned rows visited beside their nearest one, over all rows: what pruning costs. Padding is
+    /// counted as codes.
+    pub fn visited_codes(&self) -> usize {
+        self.visited.load(core::sync::atomic::Ordering::Relaxed)
     }
 }

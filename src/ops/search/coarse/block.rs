@@ -2,6 +2,11 @@
 
 use core::mem::MaybeUninit;
 
+use super::super::kernel::{Found, Running, nearest_block};
+use crate::codebook::{Line, PackedCodebook};
+use crate::element::Code;
+use crate::simd::Lanes;
+
 /// What a coarse pass knows of a row: how far its scores may be from the contract's.
 pub(in crate::ops::search) trait Bound: Copy + Default {
     /// A coarse score.
@@ -30,13 +35,13 @@ struct Kept<S> {
 
 /// A group and the largest coarse score in it.
 #[derive(Clone, Copy)]
-pub(super) struct Near<S> {
+pub(in crate::ops::search) struct Near<S> {
     pub group: u32,
     pub score: S,
 }
 
 /// At most `ROWS` rows, a field to an array.
-pub(super) struct Block<B: Bound, const ROWS: usize> {
+pub(in crate::ops::search) struct Block<B: Bound, const ROWS: usize> {
     pub len: usize,
     pub at: [u32; ROWS],
     pub rows: [B; ROWS],
@@ -92,7 +97,15 @@ impl<B: Bound, const ROWS: usize> Block<B, ROWS> {
     pub fn raise(&mut self, i: usize, score: B::Score) {
         if score > self.best[i] && self.threshold[i] != B::NEVER {
             self.best[i] = score;
-            self.threshold[i] = self.rows[i].threshold(score);
+            self.demand(i, self.rows[i].threshold(score));
+        }
+    }
+
+    /// Row `i` keeps only groups that reach `threshold`.
+    #[inline(always)]
+    pub fn demand(&mut self, i: usize, threshold: B::Score) {
+        if threshold > self.threshold[i] {
+            self.threshold[i] = threshold;
         }
     }
 
@@ -156,6 +169,57 @@ impl<B: Bound, const ROWS: usize> Block<B, ROWS> {
         let of_row = &self.by_row[self.starts[i] as usize..self.ends[i] as usize];
         // SAFETY: `sort` has written all between a start and its end; the layouts are the same.
         unsafe { &*(core::ptr::from_ref(of_row) as *const [Near<B::Score>]) }
+    }
+}
+
+/// The rows of a block that no bound holds for, or that keep too much: every code is scored in f32.
+pub(in crate::ops::search) struct Hard<V, const ROWS: usize> {
+    at: [u32; ROWS],
+    len: usize,
+    running: [Running<V>; ROWS],
+}
+
+impl<V: Lanes, const ROWS: usize> Hard<V, ROWS> {
+    /// None.
+    ///
+    /// # Safety
+    /// The CPU supports `V`.
+    #[inline(always)]
+    pub unsafe fn new() -> Self {
+        // SAFETY: the caller's claim.
+        Self { at: [0; ROWS], len: 0, running: [unsafe { Running::nothing() }; ROWS] }
+    }
+
+    /// Row `at` of those that came together.
+    #[inline(always)]
+    pub fn push(&mut self, at: usize) {
+        self.at[self.len] = at as u32;
+        self.len += 1;
+    }
+
+    /// Finds their codes, and forgets them; how many they were.
+    ///
+    /// # Safety
+    /// Each of `x` is readable for `dim` elements, the codebook's dimension; the CPU supports `V`.
+    #[inline(always)]
+    pub unsafe fn search<C: Code>(
+        &mut self,
+        codebook: &PackedCodebook<&[Line]>,
+        x: &[*const f32],
+        indices: &[u32],
+        dim: usize,
+        found: &mut Found<C>,
+    ) -> usize {
+        let at = &self.at[..self.len];
+        let mut rows = [core::ptr::null(); ROWS];
+        rows.iter_mut().zip(at).for_each(|(row, &at)| *row = x[at as usize]);
+        // SAFETY: the caller's claims.
+        unsafe {
+            nearest_block(codebook, &rows[..at.len()], dim, &mut self.running[..at.len()], |i, code, score| {
+                found.put(indices[at[i] as usize], code, score);
+            });
+        }
+        core::mem::take(&mut self.len)
     }
 }
 

@@ -142,7 +142,7 @@ pub(in crate::ops::search) fn quantize<D: Dots>(x: &[f32], header: &Header, word
         }
         *word = i32::from_ne_bytes(bytes);
     }
-    let [error, norm] = [error, square].map(|s| above(libm::sqrt((s[0] + s[1]) + (s[2] + s[3]))));
+    let [error, norm] = [error, square].map(|s| above(crate::simd::sqrt((s[0] + s[1]) + (s[2] + s[3]))));
     let [residual, code_norm, coarse_norm, half_norm] =
         [header.residual, header.norm, header.coarse_norm, header.half_norm].map(f64::from);
     let unit = f64::from(scale) * f64::from(header.scale);

@@ -121,7 +121,7 @@ impl Pass<BLOCK_ROWS> for InTiles<'_> {
                 square += x * x;
             },
         );
-        let [error, norm] = [error, square].map(|s| above(libm::sqrt(s)));
+        let [error, norm] = [error, square].map(|s| above(crate::simd::sqrt(s)));
         let header = &self.bf16.header;
         let [residual, code_norm, coarse_norm, half_norm] =
             [header.residual, header.norm, header.coarse_norm, header.half_norm].map(f64::from);
