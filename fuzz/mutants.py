@@ -3,7 +3,7 @@
 
     python3 fuzz/mutants.py FOLDER [first [last]]     # FOLDER: a copy of the repository is made and built there; first .. last
 
-A mutant is (file, old text, new text[, which occurrence]); `old` is an expression, or statements that end in `;`.
+A mutant is (file, old text, new text); `old` is an expression, or statements that end in `;`.
 It counts as found when the fuzz driver or one of the suites fails with it; what survives is printed at the end, with the
 reason why it may (REASONS). The suites are built by tests/portable, without what only examples and benchmarks need.
 """
@@ -134,7 +134,7 @@ MUTANTS = [
     ("ops/search/pruned/cells.rs", "near.group != NO_CODE", "true"),
     ("ops/search/pruned/cells.rs", "self.block.demand(i, row.reach(score));", ";"),
     ("ops/search/pruned/cells.rs", "near.score >= reach && near.group != first", "near.score > reach && near.group != first"),
-    ("ops/search/pruned/cells.rs", "at >= self.codebook.codes()", "false", 1),
+    ("ops/search/pruned/cells.rs", "at >= self.codebook.codes()", "false"),
     # -- the copies
     ("codebook/int8.rs", "lanes[used..].fill(values[0]);", ";"),
     ("codebook/int8.rs", "c.to_f32().abs() <= scale * 127.0", "true"),
