@@ -1,5 +1,5 @@
 // What a pass of k-means gathers between its steps, and how it ends: src/cuda/kmeans/pass.rs launches these,
-// src/kmeans.rs has the contract.
+// src/kmeans.rs has the contract. No `_ref`: the sums have the CPU's order, sorting is by whole keys, and the rest is a thread an element.
 #include "common/scan.cuh"
 
 __device__ __forceinline__ bool is_finite(double x) {

@@ -1,4 +1,5 @@
-// A codebook's copy in f16 for the coarse pass, and what its bound needs.
+// A codebook's copy in f16 for the coarse pass, and what its bound needs. Plain but for several threads a code: no `_ref`; a wrong copy
+// makes wrong codes, which tests/twins/search.rs finds.
 #include "common/coarse.cuh"
 #include "common/lanes.cuh"
 #include "common/ptx.cuh"

@@ -1,4 +1,4 @@
-// What a training step needs between its ops: src/cuda/quantizer.rs.
+// What a training step needs between its ops: src/cuda/quantizer.rs. Plain, a thread an element or a few a row: no `_ref`.
 #include "common/lanes.cuh"
 #include "common/powers.cuh"
 
