@@ -8,7 +8,7 @@
 //! Ways are compared by counted work, each unit of it with the nanoseconds that it took on one machine (AVX-512 VNNI,
 //! [`Costs`]); only their ratios matter.
 
-use super::caps::{self, ASKED, Caps, MAX_DIM, Pack, Work, gather, seeds};
+use super::caps::{self, ASKED, Caps, MAX_DIM, Pack, ROWS, Work, gather, seeds};
 use super::int8::Panels;
 use super::{Line, PackedCodebook};
 use crate::cpu::Cpu;
@@ -23,9 +23,7 @@ const PATIENCE: f64 = 20.0;
 const SPARSE: usize = 64;
 /// What a build must gain at least, in times what it costs: estimates are rough.
 const CLEARLY: f64 = 1.25;
-/// Codes whose nearest seeds tell how wide caps will be.
-const CODES: usize = 384;
-/// Of those, so many may be outside: a cap holds all of about 100 codes.
+/// Of the [`ROWS`] codes whose nearest seeds tell how wide caps will be, so many may be outside: a cap holds all of about 100 codes.
 const OUTSIDE: usize = 3;
 
 /// What is remembered between batches; nanoseconds of the machine that [`Costs`] were measured on.
@@ -36,8 +34,6 @@ pub(super) struct State {
     filled: f32,
     /// 1 where codes have changed that the cells do not know.
     behind: f32,
-    /// 1 where the last batch's rows gained.
-    wins: f32,
     /// Searching since cells were last built or refused.
     spent: f32,
     /// A pruned row, when last sampled.
@@ -48,7 +44,7 @@ pub(super) struct State {
     lost: f32,
     /// What the last batch gained.
     gain: f32,
-    unused: [f32; 8],
+    unused: [f32; 9],
 }
 
 // SAFETY: 16 f32, of which zero bits are a value.
@@ -60,7 +56,7 @@ const _: () = assert!(size_of::<State>() == size_of::<Line>());
 impl State {
     /// Whether rows should be pruned.
     pub fn wins(&self) -> bool {
-        self.filled == 1.0 && self.behind == 0.0 && self.wins == 1.0
+        self.filled == 1.0 && self.behind == 0.0 && self.gain > 0.0
     }
 }
 
@@ -142,7 +138,6 @@ impl<E: Element> Batch<'_, E> {
         state.spent += batch as f32;
         if state.filled == 1.0 && state.behind != 0.0 {
             let all = self.panels.codes as f64 * costs.code;
-            state.wins = 0.0;
             if gain(f64::from(state.row)) > all {
                 state.filled = self.run(Work::Refill);
                 state.behind = 0.0;
@@ -166,7 +161,6 @@ impl<E: Element> Batch<'_, E> {
             }
         }
         state.gain = gain(f64::from(state.row)) as f32;
-        state.wins = if state.gain > 0.0 { 1.0 } else { 0.0 };
         *caps::state(self.lines) = state;
     }
 
@@ -210,8 +204,8 @@ impl<E: Element> Batch<'_, E> {
         }
         let seeds = seeds(self.lines, &panels).ok()?;
         let cpu = Cpu::with_isa(self.cpu.isa());
-        let (mut rows, mut codes, mut scores) = ([0.0; CODES * MAX_DIM], [0u32; CODES], [0.0f32; CODES]);
-        let count = gather(&panels, 0, (panels.codes / CODES).max(1) | 1, &mut rows);
+        let (mut rows, mut codes, mut scores) = ([0.0; ROWS * MAX_DIM], [0u32; ROWS], [0.0f32; ROWS]);
+        let count = gather(&panels, 0, (panels.codes / ROWS).max(1) | 1, &mut rows);
         let asked = MatRef::new(&rows[..count * panels.dim], count, panels.dim).ok()?;
         crate::ops::search(&cpu, asked, None, &seeds, &mut codes[..count], Some(&mut scores[..count])).ok()?;
         scores[..count].sort_unstable_by(f32::total_cmp);

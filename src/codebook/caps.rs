@@ -28,7 +28,7 @@ const TOLERANCE: f64 = 1e-3;
 /// Of so many codes one is asked where the centres should move: as good as all of them.
 pub(super) const ASKED: usize = 4;
 /// Codes that are taken out of the panels together.
-const ROWS: usize = 384;
+pub(super) const ROWS: usize = 384;
 
 /// Number of cells: whole panels.
 pub(super) const fn cells(codes: usize) -> usize {
