@@ -6,14 +6,17 @@
 #![cfg(feature = "cuda")]
 
 mod common;
+#[path = "device/graphs.rs"]
+mod graphs;
 
 use std::sync::Arc;
 
 use common::{mat, paint};
-use cudarc::driver::sys::{self, CUgraphInstantiate_flags, CUstreamCaptureMode};
-use cudarc::driver::{CudaContext, CudaSlice};
+use cudarc::driver::{CudaContext, CudaSlice, sys};
 use vq_kernels::cuda::quantizer::DeviceQuantizer;
-use vq_kernels::cuda::{CudaError, Device, DeviceMatRef, DeviceMut, DeviceRef, PackedDeviceCodebook, Stream, ops};
+use vq_kernels::cuda::{
+    CudaError, Device, DeviceMatMut, DeviceMatRef, DeviceMut, DeviceRef, PackedDeviceCodebook, Stream, ops,
+};
 use vq_kernels::ops::Search;
 use vq_kernels::quantizer::Config;
 use vq_kernels::{Cpu, Error, MatRef, Metric, NO_CODE, PackedCodebook};
@@ -202,7 +205,7 @@ fn memory_of_another_context_is_refused() {
     let x = DeviceMatRef::new(DeviceRef::new(&here.x, &second).expect("same context"), ROWS, DIM).expect("a shape");
     let mut copy = here.stream.raw().alloc_zeros::<f32>(ROWS * DIM).expect("memory");
     let out = DeviceMut::new(&mut copy, &here.stream).expect("same context");
-    let mut out = vq_kernels::cuda::DeviceMatMut::new(out, ROWS, DIM).expect("a shape");
+    let mut out = DeviceMatMut::new(out, ROWS, DIM).expect("a shape");
     let refused = ops::normalize(&here.stream, &x, &mut out, None).expect_err("of another stream");
     assert_eq!(cuda(refused), CudaError::OtherStream);
     drop((x, out));
@@ -258,41 +261,6 @@ fn an_image_that_does_not_load_says_why() {
 }
 
 #[test]
-fn a_captured_graph_searches_again_and_again() {
-    if !virtual_driver() {
-        return;
-    }
-    const MODE: CUstreamCaptureMode = CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
-    const FLAGS: CUgraphInstantiate_flags = CUgraphInstantiate_flags::CUDA_GRAPH_INSTANTIATE_FLAG_AUTO_FREE_ON_LAUNCH;
-    let captured = |stream: &Stream, search: &mut dyn FnMut() -> vq_kernels::Result<()>| {
-        stream.raw().begin_capture(MODE).expect("a stream of its own");
-        let called = search();
-        let graph = stream.raw().end_capture(FLAGS).expect("captured").expect("something was");
-        called.map(|()| graph)
-    };
-    // A context for which nothing has been loaded: the driver refuses to load during a capture, and that is all it costs.
-    let context = second_context(WHOLE[0]);
-    let mut unloaded = Case::new(&Device::of(context.clone()).expect("a device"), 51);
-    let refused = unloaded.search_with(|stream, search| captured(stream, search).map(drop)).map_err(cuda);
-    assert!(matches!(refused, Err(CudaError::Image { .. } | CudaError::Driver(900))), "{refused:?}");
-    unloaded.search().expect("as before");
-    unloaded.assert_found();
-
-    // What one `Device` has loaded, all of the context have.
-    Device::of(context.clone()).expect("the same").load().expect("loads");
-    let mut case = Case::new(&Device::of(context).expect("the same"), 50);
-    let searched = case.search_with(|stream, search| {
-        let graph = captured(stream, search)?;
-        for _ in 0..3 {
-            graph.launch().expect("replays");
-        }
-        stream.check()
-    });
-    searched.expect("nothing noted");
-    case.assert_found();
-}
-
-#[test]
 fn what_the_data_shows_comes_with_the_next_check_and_no_later() {
     if !virtual_driver() {
         return;
@@ -307,7 +275,7 @@ fn what_the_data_shows_comes_with_the_next_check_and_no_later() {
         let codebook = DeviceMatRef::new(codebook, CODES, DIM).expect("a shape");
         let codes = DeviceRef::new(&codes, &case.stream).expect("same context");
         let out = DeviceMut::new(&mut out, &case.stream).expect("same context");
-        let mut out = vq_kernels::cuda::DeviceMatMut::new(out, 4, DIM).expect("a shape");
+        let mut out = DeviceMatMut::new(out, 4, DIM).expect("a shape");
         ops::gather(&case.stream, &codes, &codebook, &mut out).expect("launches");
     }
     let noted = case.stream.check().expect_err("a code that does not exist");
