@@ -127,22 +127,56 @@ fn devices_are_found_or_their_absence_is_an_error() {
     Case::new(&device, 1).search().expect("launches");
 }
 
-/// The version is the process's: one of its own.
+/// Whether this is the process of a test that cannot share one with others: `variable` tells, which is set to `value`
+/// there. In any other the test is run in such a process, where the driver is virtual.
+fn alone(test: &str, variable: &str, value: &str) -> bool {
+    if std::env::var_os(variable).is_some() {
+        return true;
+    }
+    if virtual_driver() {
+        let this = std::env::current_exe().expect("a test's own file");
+        let done = std::process::Command::new(this).env(variable, value).args(["--exact", test]).output();
+        let done = done.expect("starts");
+        let said = String::from_utf8_lossy(&done.stdout);
+        assert!(done.status.success() && said.contains("1 passed"), "{said}");
+    }
+    false
+}
+
+/// The version is the process's.
 #[test]
 fn a_driver_that_is_too_old() {
-    if std::env::var_os("VQ_DRIVER_VERSION").is_some() {
+    if alone("a_driver_that_is_too_old", "VQ_DRIVER_VERSION", "12010") {
         let refused = cuda(Device::probe(0).map(drop).expect_err("CUDA 12.1"));
         assert_eq!(refused, CudaError::TooOldDriver { version: (12, 1), needed: (12, 4) });
+    }
+}
+
+/// A device is lost for a whole process.
+#[test]
+fn a_kernel_reaches_no_other_device() {
+    if !alone("a_kernel_reaches_no_other_device", "VQ_LOSES_A_DEVICE", "1") {
         return;
     }
-    if !virtual_driver() {
-        return;
+    let [here, there] = WHOLE.map(|ordinal| Device::probe(ordinal).expect("a device"));
+    let (mut case, mut other) = (Case::new(&here, 70), Case::new(&there, 71));
+    for case in [&mut case, &mut other] {
+        case.search().expect("launches");
+        case.assert_found();
     }
-    let this = std::env::current_exe().expect("a test's own file");
-    let mut with_old = std::process::Command::new(this);
-    with_old.env("VQ_DRIVER_VERSION", "12010").args(["--exact", "a_driver_that_is_too_old"]);
-    let done = with_old.output().expect("starts");
-    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stdout));
+    let foreign = DeviceRef::new(&other.x, &other.stream).expect("its own").address();
+    // SAFETY: a claim that is false: the device that is told to cannot read there.
+    let x = unsafe { DeviceRef::<f32>::from_raw(foreign, ROWS * DIM) };
+    let x = DeviceMatRef::new(x, ROWS, DIM).expect("a shape");
+    let mut room = case.stream.raw().alloc_zeros::<f32>(ROWS * DIM).expect("memory");
+    let out = DeviceMut::new(&mut room, &case.stream).expect("its own");
+    let mut out = DeviceMatMut::new(out, ROWS, DIM).expect("a shape");
+    ops::normalize(&case.stream, &x, &mut out, None).expect("it is found when it runs");
+    for _ in 0..2 {
+        assert_eq!(cuda(case.stream.check().expect_err("an illegal address")), CudaError::Driver(700));
+    }
+    other.search().expect("the other device is as before");
+    other.assert_found();
 }
 
 /// Two devices and two streams of one, used by four threads at once.

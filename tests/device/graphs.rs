@@ -1,6 +1,6 @@
-//! Captured graphs: replays, and training steps.
+//! Captured graphs: replays, training steps, and captures that end.
 
-use cudarc::driver::sys::{CUgraphInstantiate_flags, CUstreamCaptureMode};
+use cudarc::driver::sys::{CUgraphInstantiate_flags, CUstreamCaptureMode, CUstreamCaptureStatus};
 use cudarc::driver::{CudaGraph, DriverError};
 use vq_kernels::cuda::quantizer::DeviceQuantizer;
 use vq_kernels::cuda::{CudaError, Device, DeviceMatRef, DeviceMut, DeviceRef, Stream, ops};
@@ -49,6 +49,46 @@ fn a_captured_graph_searches_again_and_again() {
         for _ in 0..3 {
             graph.launch().expect("replays");
         }
+        stream.check()
+    });
+    searched.expect("nothing noted");
+    case.assert_found();
+}
+
+#[test]
+fn a_refused_call_ends_its_capture() {
+    if !virtual_driver() {
+        return;
+    }
+    const MODE: CUstreamCaptureMode = CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
+    let device = own_device();
+    device.load().expect("loads");
+    let mut case = Case::new(&device, 52);
+    let status = |stream: &Stream| stream.raw().capture_status().expect("known");
+    let searched = case.search_with(|stream, search| {
+        stream.raw().begin_capture(MODE).expect("a stream of its own");
+        search().expect("captured");
+        // Another thread is not held up, nor does it disturb.
+        std::thread::scope(|scope| {
+            let other = scope.spawn(|| {
+                let mut other = Case::new(&device, 53);
+                other.search().expect("launches");
+                other.assert_found();
+            });
+            other.join().expect("found");
+        });
+        assert_eq!(status(stream), CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_ACTIVE);
+        // Nothing can be waited for: the first refusal says so, what follows is refused for it.
+        assert_eq!(stream.check().map_err(cuda), Err(CudaError::Driver(900)));
+        assert_eq!(status(stream), CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_INVALIDATED);
+        assert_eq!(search().map_err(cuda), Err(CudaError::Driver(901)));
+        assert_eq!(stream.check().map_err(cuda), Err(CudaError::Driver(901)));
+        let error = ended(stream).map(drop).expect_err("no graph");
+        assert_eq!(CudaError::from(error), CudaError::Driver(901));
+        // The stream is as before.
+        assert_eq!(status(stream), CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE);
+        let graph = captured(stream, search)?;
+        graph.launch().expect("replays");
         stream.check()
     });
     searched.expect("nothing noted");
