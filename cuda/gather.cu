@@ -1,74 +1,56 @@
-// Codes to rows: src/ops/gather.rs has the contract.
+// Codes to rows: src/ops/gather.rs has the contract. Rows are bytes, whatever their elements; none is zeros.
 #include "common/lanes.cuh"
-
-// A u16 code, whose largest value stands for none.
-__device__ __forceinline__ u32 code_of(const u16* codes, u64 row, u32 count, Status* status, u32 op) {
-    u32 k = codes[row] == 0xFFFFu ? NO_CODE : codes[row];
-    if (k < count || k == NO_CODE) return k;
-    refuse(status, CODE_OUT_OF_RANGE, op, row, k, count);
-    return NO_CODE;
-}
 
 // -- reference: one thread a row
 
 template <typename C>
-__device__ void gather_ref(const C* codes, const float* codebook, u32 count, u32 rows, u32 dim, float* out,
+__device__ void gather_ref(const C* codes, const u8* codebook, u32 count, u32 rows, u64 row_bytes, u8* out,
                            Status* status, u32 op) {
     u64 row = (u64)blockIdx.x * blockDim.x + threadIdx.x;
     if (row >= rows) return;
     u32 k = code_of(codes, row, count, status, op);
     #pragma unroll 1
-    for (u32 i = 0; i < dim; i++) out[row * dim + i] = k == NO_CODE ? 0.0f : codebook[(u64)k * dim + i];
+    for (u64 i = 0; i < row_bytes; i++) out[row * row_bytes + i] = k == NO_CODE ? 0 : codebook[k * row_bytes + i];
 }
 
-extern "C" __global__ void gather_ref_u32(const u32* codes, const float* codebook, u32 count, u32 rows, u32 dim,
-                                          float* out, Status* status, u32 op) {
-    gather_ref(codes, codebook, count, rows, dim, out, status, op);
+extern "C" __global__ void gather_ref_u32(const u32* codes, const u8* codebook, u32 count, u32 rows, u64 row_bytes,
+                                          u8* out, Status* status, u32 op) {
+    gather_ref(codes, codebook, count, rows, row_bytes, out, status, op);
 }
-extern "C" __global__ void gather_ref_u16(const u16* codes, const float* codebook, u32 count, u32 rows, u32 dim,
-                                          float* out, Status* status, u32 op) {
-    gather_ref(codes, codebook, count, rows, dim, out, status, op);
+extern "C" __global__ void gather_ref_u16(const u16* codes, const u8* codebook, u32 count, u32 rows, u64 row_bytes,
+                                          u8* out, Status* status, u32 op) {
+    gather_ref(codes, codebook, count, rows, row_bytes, out, status, op);
 }
 
-// -- tuned: up to 32 threads a row, each on elements (V = float) or on four at a time (V = float4)
+// -- tuned: up to 32 threads a row, each on words of 16, 4, 2 bytes or 1, as rows and addresses are aligned
 
-__device__ __forceinline__ float zero_of(float) { return 0.0f; }
-__device__ __forceinline__ float4 zero_of(float4) { return make_float4(0.0f, 0.0f, 0.0f, 0.0f); }
-
-// `dim` and the rows' pitch are counted in V.
+// A row is `words` of V.
 template <typename C, typename V>
-__device__ __forceinline__ void gather(const C* codes, const V* codebook, u32 count, u32 rows, u32 dim, u32 width,
+__device__ __forceinline__ void gather(const C* codes, const V* codebook, u32 count, u32 rows, u32 words, u32 width,
                                        V* out, Status* status, u32 op) {
     Lane lane = lane_of(rows, width);
     if (!lane.active) return;
     u32 k = code_of(codes, lane.row, count, status, op);
-    out += lane.row * dim;
-    const V* code = codebook + (k == NO_CODE ? 0 : (u64)k * dim);
+    out += lane.row * words;
+    const V* code = codebook + (k == NO_CODE ? 0 : (u64)k * words);
     #pragma unroll 4
-    for (u32 i = lane.at; i < dim; i += width) {
-        V value = zero_of(V());
+    for (u32 i = lane.at; i < words; i += width) {
+        V value = V();
         if (k != NO_CODE) value = code[i];
         out[i] = value;
     }
 }
 
-extern "C" __global__ void __launch_bounds__(256) gather_u32(const u32* codes, const float* codebook, u32 count,
-                                                             u32 rows, u32 dim, u32 width, float* out, Status* status,
-                                                             u32 op) {
-    gather(codes, codebook, count, rows, dim, width, out, status, op);
-}
-extern "C" __global__ void __launch_bounds__(256) gather_u16(const u16* codes, const float* codebook, u32 count,
-                                                             u32 rows, u32 dim, u32 width, float* out, Status* status,
-                                                             u32 op) {
-    gather(codes, codebook, count, rows, dim, width, out, status, op);
-}
-extern "C" __global__ void __launch_bounds__(256) gather_u32_by4(const u32* codes, const float4* codebook, u32 count,
-                                                                 u32 rows, u32 dim, u32 width, float4* out,
-                                                                 Status* status, u32 op) {
-    gather(codes, codebook, count, rows, dim, width, out, status, op);
-}
-extern "C" __global__ void __launch_bounds__(256) gather_u16_by4(const u16* codes, const float4* codebook, u32 count,
-                                                                 u32 rows, u32 dim, u32 width, float4* out,
-                                                                 Status* status, u32 op) {
-    gather(codes, codebook, count, rows, dim, width, out, status, op);
-}
+#define GATHER(C, V, NAME)                                                                                            \
+    extern "C" __global__ void __launch_bounds__(256) NAME(const C* codes, const V* codebook, u32 count, u32 rows,    \
+                                                           u32 words, u32 width, V* out, Status* status, u32 op) {    \
+        gather(codes, codebook, count, rows, words, width, out, status, op);                                          \
+    }
+GATHER(u32, uint4, gather_u32_by16)
+GATHER(u32, u32, gather_u32_by4)
+GATHER(u32, u16, gather_u32_by2)
+GATHER(u32, u8, gather_u32_by1)
+GATHER(u16, uint4, gather_u16_by16)
+GATHER(u16, u32, gather_u16_by4)
+GATHER(u16, u16, gather_u16_by2)
+GATHER(u16, u8, gather_u16_by1)

@@ -61,18 +61,24 @@ __device__ __forceinline__ bool equal(const float* a, const float* b, u32 dim) {
     return true;
 }
 
+// The order of donors in a step, whose number is the host's, or the device's where `step_there` is given.
+__device__ __forceinline__ Permutation order_of(u64 seed, u64 step, const u64* step_there, u32 rows, u32 half_bits) {
+    if (step_there) step = *step_there;
+    return {(u32)seed, (u32)(seed >> 32), (u32)step, (u32)(step >> 32), rows, half_bits};
+}
+
 // -- reference: the loop of the CPU, by one thread. The op launches it, too, with a flag that must be set.
 
 extern "C" __global__ void __launch_bounds__(256) restart_ref(
     const float* x, const u32* codes, const float* weights, u32 rows, u32 dim, u32 count, double share, double patience,
-    u32 key0, u32 key1, u32 tweak0, u32 tweak1, u32 half_bits, float* cluster_size, float* exposure, double* last_seen,
+    u64 seed, u64 step, const u64* step_there, u32 half_bits, float* cluster_size, float* exposure, double* last_seen,
     const double* rows_seen, float* codebook, float* mean, const u32* head, u32 slots, u32* table, Restarted* log,
     u32 room, u32 op, u32* summary, Status* status) {
     if (blockIdx.x != 0 || (head && (!head[STALE] || !head[FLAG]))) return;
     for (u32 slot = threadIdx.x; slot < slots; slot += blockDim.x) table[slot] = EMPTY;
     __syncthreads();
     if (threadIdx.x != 0) return;
-    Permutation order = {key0, key1, tweak0, tweak1, rows, half_bits};
+    Permutation order = order_of(seed, step, step_there, rows, half_bits);
     Activity activity = {cluster_size, exposure, last_seen, rows_seen};
     Rule rule = {share, patience};
     u32 stale = 0, restarted = 0, position = 0;
@@ -134,7 +140,7 @@ extern "C" __global__ void __launch_bounds__(512) restart_judge(float* cluster_s
 // Stale codes in ascending order; the row at each position; an empty table.
 extern "C" __global__ void __launch_bounds__(512) restart_list(
     float* cluster_size, float* exposure, double* last_seen, const double* rows_seen, u32 count, double share,
-    double patience, u32 key0, u32 key1, u32 tweak0, u32 tweak1, u32 half_bits, u32 rows, const u32* stale_of_tile,
+    double patience, u64 seed, u64 step, const u64* step_there, u32 half_bits, u32 rows, const u32* stale_of_tile,
     u32 tiles, u32* head, u32* list, u32* row_at, u32 slots, u32* table) {
     __shared__ Room room;
     u32 all, before = before_block(stale_of_tile, tiles, room, all), unused;
@@ -150,7 +156,7 @@ extern "C" __global__ void __launch_bounds__(512) restart_list(
     bool stale = at < count && is_stale(activity, at, count, rule, why);
     u32 rank = before + before_in_block(stale, room, unused);
     if (stale) list[rank] = (u32)at;
-    Permutation order = {key0, key1, tweak0, tweak1, rows, half_bits};
+    Permutation order = order_of(seed, step, step_there, rows, half_bits);
     if (at < rows) row_at[at] = permuted(order, (u32)at);
     for (u64 slot = at; slot < slots; slot += (u64)gridDim.x * TILE) table[slot] = EMPTY;
 }

@@ -4,12 +4,22 @@
 
 // -- reference: one thread a row, or for everything
 
-extern "C" __global__ void count_ref(const u32* codes, const float* weights, u32 rows, u32 count, u32 op, u64* counts,
-                                     Status* status) {
+template <typename C>
+__device__ void count_ref(const C* codes, const float* weights, u32 rows, u32 count, u32 op, u64* counts,
+                          Status* status) {
     u64 row = (u64)blockIdx.x * blockDim.x + threadIdx.x;
     if (row >= rows) return;
     u32 k = code_of(codes, row, count, status, op);
     if (weight_of(weights, row, status, op) > 0.0f && k != NO_CODE) count_u64(counts + k, 1);
+}
+
+extern "C" __global__ void count_ref_u32(const u32* codes, const float* weights, u32 rows, u32 count, u32 op,
+                                         u64* counts, Status* status) {
+    count_ref(codes, weights, rows, count, op, counts, status);
+}
+extern "C" __global__ void count_ref_u16(const u16* codes, const float* weights, u32 rows, u32 count, u32 op,
+                                         u64* counts, Status* status) {
+    count_ref(codes, weights, rows, count, op, counts, status);
 }
 
 extern "C" __global__ void active_ref(const u64* counts, u32 count, u32* out) {
@@ -51,8 +61,9 @@ extern "C" __global__ void compact_ref(
 // -- tuned
 
 // A run of rows of one code, within a warp, adds once.
-extern "C" __global__ void __launch_bounds__(256) count(
-    const u32* codes, const float* weights, u32 rows, u32 count, u32 op, u64* counts, Status* status) {
+template <typename C>
+__device__ __forceinline__ void count_rows(
+    const C* codes, const float* weights, u32 rows, u32 count, u32 op, u64* counts, Status* status) {
     u64 row = (u64)blockIdx.x * blockDim.x + threadIdx.x;
     u32 lane = threadIdx.x & 31, k = NO_CODE;
     if (row < rows) {
@@ -64,6 +75,15 @@ extern "C" __global__ void __launch_bounds__(256) count(
     u32 after = lane == 31 ? 0 : heads >> (lane + 1);
     u32 run = after ? (u32)__ffs((int)after) : 32 - lane;
     if (heads >> lane & 1 && k != NO_CODE) count_u64(counts + k, run);
+}
+
+extern "C" __global__ void __launch_bounds__(256) count_rows_u32(
+    const u32* codes, const float* weights, u32 rows, u32 count, u32 op, u64* counts, Status* status) {
+    count_rows(codes, weights, rows, count, op, counts, status);
+}
+extern "C" __global__ void __launch_bounds__(256) count_rows_u16(
+    const u16* codes, const float* weights, u32 rows, u32 count, u32 op, u64* counts, Status* status) {
+    count_rows(codes, weights, rows, count, op, counts, status);
 }
 
 // One block walks over all codes, so that nothing but the result is written.

@@ -6,14 +6,17 @@
 #![cfg(feature = "cuda")]
 
 mod common;
+#[path = "device/graphs.rs"]
+mod graphs;
 
 use std::sync::Arc;
 
 use common::{mat, paint};
-use cudarc::driver::sys::{self, CUgraphInstantiate_flags, CUstreamCaptureMode};
-use cudarc::driver::{CudaContext, CudaSlice};
+use cudarc::driver::{CudaContext, CudaSlice, sys};
 use vq_kernels::cuda::quantizer::DeviceQuantizer;
-use vq_kernels::cuda::{CudaError, Device, DeviceMatRef, DeviceMut, DeviceRef, PackedDeviceCodebook, Stream, ops};
+use vq_kernels::cuda::{
+    CudaError, Device, DeviceMatMut, DeviceMatRef, DeviceMut, DeviceRef, PackedDeviceCodebook, Stream, ops,
+};
 use vq_kernels::ops::Search;
 use vq_kernels::quantizer::Config;
 use vq_kernels::{Cpu, Error, MatRef, Metric, NO_CODE, PackedCodebook};
@@ -124,22 +127,56 @@ fn devices_are_found_or_their_absence_is_an_error() {
     Case::new(&device, 1).search().expect("launches");
 }
 
-/// The version is the process's: one of its own.
+/// Whether this is the process of a test that cannot share one with others: `variable` tells, which is set to `value`
+/// there. In any other the test is run in such a process, where the driver is virtual.
+fn alone(test: &str, variable: &str, value: &str) -> bool {
+    if std::env::var_os(variable).is_some() {
+        return true;
+    }
+    if virtual_driver() {
+        let this = std::env::current_exe().expect("a test's own file");
+        let done = std::process::Command::new(this).env(variable, value).args(["--exact", test]).output();
+        let done = done.expect("starts");
+        let said = String::from_utf8_lossy(&done.stdout);
+        assert!(done.status.success() && said.contains("1 passed"), "{said}");
+    }
+    false
+}
+
+/// The version is the process's.
 #[test]
 fn a_driver_that_is_too_old() {
-    if std::env::var_os("VQ_DRIVER_VERSION").is_some() {
+    if alone("a_driver_that_is_too_old", "VQ_DRIVER_VERSION", "12010") {
         let refused = cuda(Device::probe(0).map(drop).expect_err("CUDA 12.1"));
         assert_eq!(refused, CudaError::TooOldDriver { version: (12, 1), needed: (12, 4) });
+    }
+}
+
+/// A device is lost for a whole process.
+#[test]
+fn a_kernel_reaches_no_other_device() {
+    if !alone("a_kernel_reaches_no_other_device", "VQ_LOSES_A_DEVICE", "1") {
         return;
     }
-    if !virtual_driver() {
-        return;
+    let [here, there] = WHOLE.map(|ordinal| Device::probe(ordinal).expect("a device"));
+    let (mut case, mut other) = (Case::new(&here, 70), Case::new(&there, 71));
+    for case in [&mut case, &mut other] {
+        case.search().expect("launches");
+        case.assert_found();
     }
-    let this = std::env::current_exe().expect("a test's own file");
-    let mut with_old = std::process::Command::new(this);
-    with_old.env("VQ_DRIVER_VERSION", "12010").args(["--exact", "a_driver_that_is_too_old"]);
-    let done = with_old.output().expect("starts");
-    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stdout));
+    let foreign = DeviceRef::new(&other.x, &other.stream).expect("its own").address();
+    // SAFETY: a claim that is false: the device that is told to cannot read there.
+    let x = unsafe { DeviceRef::<f32>::from_raw(foreign, ROWS * DIM) };
+    let x = DeviceMatRef::new(x, ROWS, DIM).expect("a shape");
+    let mut room = case.stream.raw().alloc_zeros::<f32>(ROWS * DIM).expect("memory");
+    let out = DeviceMut::new(&mut room, &case.stream).expect("its own");
+    let mut out = DeviceMatMut::new(out, ROWS, DIM).expect("a shape");
+    ops::normalize(&case.stream, &x, &mut out, None).expect("it is found when it runs");
+    for _ in 0..2 {
+        assert_eq!(cuda(case.stream.check().expect_err("an illegal address")), CudaError::Driver(700));
+    }
+    other.search().expect("the other device is as before");
+    other.assert_found();
 }
 
 /// Two devices and two streams of one, used by four threads at once.
@@ -202,7 +239,7 @@ fn memory_of_another_context_is_refused() {
     let x = DeviceMatRef::new(DeviceRef::new(&here.x, &second).expect("same context"), ROWS, DIM).expect("a shape");
     let mut copy = here.stream.raw().alloc_zeros::<f32>(ROWS * DIM).expect("memory");
     let out = DeviceMut::new(&mut copy, &here.stream).expect("same context");
-    let mut out = vq_kernels::cuda::DeviceMatMut::new(out, ROWS, DIM).expect("a shape");
+    let mut out = DeviceMatMut::new(out, ROWS, DIM).expect("a shape");
     let refused = ops::normalize(&here.stream, &x, &mut out, None).expect_err("of another stream");
     assert_eq!(cuda(refused), CudaError::OtherStream);
     drop((x, out));
@@ -258,41 +295,6 @@ fn an_image_that_does_not_load_says_why() {
 }
 
 #[test]
-fn a_captured_graph_searches_again_and_again() {
-    if !virtual_driver() {
-        return;
-    }
-    const MODE: CUstreamCaptureMode = CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
-    const FLAGS: CUgraphInstantiate_flags = CUgraphInstantiate_flags::CUDA_GRAPH_INSTANTIATE_FLAG_AUTO_FREE_ON_LAUNCH;
-    let captured = |stream: &Stream, search: &mut dyn FnMut() -> vq_kernels::Result<()>| {
-        stream.raw().begin_capture(MODE).expect("a stream of its own");
-        let called = search();
-        let graph = stream.raw().end_capture(FLAGS).expect("captured").expect("something was");
-        called.map(|()| graph)
-    };
-    // A context for which nothing has been loaded: the driver refuses to load during a capture, and that is all it costs.
-    let context = second_context(WHOLE[0]);
-    let mut unloaded = Case::new(&Device::of(context.clone()).expect("a device"), 51);
-    let refused = unloaded.search_with(|stream, search| captured(stream, search).map(drop)).map_err(cuda);
-    assert!(matches!(refused, Err(CudaError::Image { .. } | CudaError::Driver(900))), "{refused:?}");
-    unloaded.search().expect("as before");
-    unloaded.assert_found();
-
-    // What one `Device` has loaded, all of the context have.
-    Device::of(context.clone()).expect("the same").load().expect("loads");
-    let mut case = Case::new(&Device::of(context).expect("the same"), 50);
-    let searched = case.search_with(|stream, search| {
-        let graph = captured(stream, search)?;
-        for _ in 0..3 {
-            graph.launch().expect("replays");
-        }
-        stream.check()
-    });
-    searched.expect("nothing noted");
-    case.assert_found();
-}
-
-#[test]
 fn what_the_data_shows_comes_with_the_next_check_and_no_later() {
     if !virtual_driver() {
         return;
@@ -307,7 +309,7 @@ fn what_the_data_shows_comes_with_the_next_check_and_no_later() {
         let codebook = DeviceMatRef::new(codebook, CODES, DIM).expect("a shape");
         let codes = DeviceRef::new(&codes, &case.stream).expect("same context");
         let out = DeviceMut::new(&mut out, &case.stream).expect("same context");
-        let mut out = vq_kernels::cuda::DeviceMatMut::new(out, 4, DIM).expect("a shape");
+        let mut out = DeviceMatMut::new(out, 4, DIM).expect("a shape");
         ops::gather(&case.stream, &codes, &codebook, &mut out).expect("launches");
     }
     let noted = case.stream.check().expect_err("a code that does not exist");

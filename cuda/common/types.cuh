@@ -58,9 +58,10 @@ __device__ __forceinline__ float weight_of(const float* weights, u64 row, Status
     return 0.0f;
 }
 
-// A row's code; one that does not exist is refused and counts as none.
-__device__ __forceinline__ u32 code_of(const u32* codes, u64 row, u32 count, Status* status, u32 op) {
-    u32 k = codes[row];
+// A row's code, of which the type's largest value stands for none; one that does not exist is refused and counts as none.
+template <typename C>
+__device__ __forceinline__ u32 code_of(const C* codes, u64 row, u32 count, Status* status, u32 op) {
+    u32 k = codes[row] == (C)NO_CODE ? NO_CODE : codes[row];
     if (k < count || k == NO_CODE) return k;
     refuse(status, CODE_OUT_OF_RANGE, op, row, k, count);
     return NO_CODE;

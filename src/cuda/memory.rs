@@ -323,7 +323,7 @@ mod tests {
             assert_eq!(search(x, book, codes, room), other, "{x} {book} {codes} {room}");
         }
         let gather = |codes: u64, book: u64, out: u64| {
-            ops::gather(&queue, &lent::<u32>(3, codes).shared(), &mat(5, 4, book).shared(), &mut mat(3, 4, out))
+            ops::gather(&queue, &lent::<u32>(3, codes).shared(), &mat::<f32>(5, 4, book).shared(), &mut mat(3, 4, out))
         };
         assert_eq!(gather(1, 0, 1), Ok(()));
         for [codes, book, out] in [[2, 1, 1], [1, 2, 1], [1, 1, 2]] {

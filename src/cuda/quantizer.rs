@@ -2,8 +2,8 @@
 //!
 //! A step launches kernels and returns: nothing waits, and nothing is allocated, as all state lies in one piece of the
 //! caller's memory. The optimizer is the caller's: gradients are views of that memory, and where it changes codes or
-//! their projector, [`refresh_codes`](DeviceQuantizer::refresh_codes) follows. (In a captured graph, each replay restarts
-//! by the same step's permutation.)
+//! their projector, [`refresh_codes`](DeviceQuantizer::refresh_codes) follows. The step's number is in that memory, too,
+//! and each step adds 1 to it: replays of a captured step are steps like any others.
 
 mod codes;
 mod places;
@@ -41,7 +41,6 @@ pub struct DeviceQuantizer<'a> {
     rows: usize,
     /// Rows of the last step.
     last: usize,
-    step: u64,
 }
 
 impl<'a> DeviceQuantizer<'a> {
@@ -86,9 +85,10 @@ impl<'a> DeviceQuantizer<'a> {
         let statistics = DeviceStatistics::new_in(queue, weights, sums, dim, 0)?;
         ops::zero(queue, &mut arena.at(places.codebook))?;
         ops::zero(queue, &mut arena.at(places.words))?;
+        ops::zero(queue, &mut arena.at(places.step))?;
         let codebook = arena.mat(places.codebook, codes, dim)?.shared();
         let packed = PackedDeviceCodebook::pack(queue, codebook, config.metric(), arena.at(places.packed))?;
-        Ok(Self { config, arena, places, packed, statistics, activity, rows, last: 0, step: 0 })
+        Ok(Self { config, arena, places, packed, statistics, activity, rows, last: 0 })
     }
 
     /// The settings.
@@ -96,9 +96,10 @@ impl<'a> DeviceQuantizer<'a> {
         &self.config
     }
 
-    /// Steps taken.
-    pub fn step(&self) -> u64 {
-        self.step
+    /// Steps taken, `[1]`: on the device, which alone knows of a graph's replays. `"step"` of the
+    /// [state](Self::state_mut) sets it.
+    pub fn step(&self) -> DeviceRef<'_, u64> {
+        self.arena.at(self.places.step).shared()
     }
 
     /// The packed codebook, for [`ops::search`].

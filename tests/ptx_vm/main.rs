@@ -2,6 +2,7 @@
 
 mod arithmetic;
 mod checks;
+mod devices;
 mod floats;
 mod programs;
 mod races;

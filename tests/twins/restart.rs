@@ -144,7 +144,6 @@ impl Case {
         let mut went_on = false;
         if sequential {
             let table = gpu.room::<u32>(scratch_len(rows));
-            let key = [self.rule.seed, self.step].map(|word| [word as u32, (word >> 32) as u32]).concat();
             let half_bits = (64 - (rows.max(1) as u64 - 1).leading_zeros()).div_ceil(2).max(1);
             let args = [
                 (&x).into(),
@@ -155,10 +154,9 @@ impl Case {
                 k.into(),
                 self.rule.share.into(),
                 self.rule.patience.into(),
-                key[0].into(),
-                key[1].into(),
-                key[2].into(),
-                key[3].into(),
+                self.rule.seed.into(),
+                self.step.into(),
+                Arg::U64(0),
                 half_bits.into(),
                 (&activity.cluster_size).into(),
                 (&activity.exposure).into(),

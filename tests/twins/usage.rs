@@ -1,10 +1,11 @@
 //! Counts, pruning and renumbering: CPU = PTX, tuned and reference.
 
-use vq_kernels::NO_CODE;
+use bytemuck::Pod;
 use vq_kernels::cuda::ops::usage as gpu_usage;
 use vq_kernels::cuda::{Arg, Queue};
 use vq_kernels::ops::usage::{self, Usage};
 use vq_kernels::rng::Rng;
+use vq_kernels::{Code, NO_CODE};
 
 use crate::support::{Gpu, refused};
 
@@ -24,10 +25,10 @@ fn some_codes(rows: usize, codes: usize, seed: u64) -> Vec<u32> {
     (0..rows).map(&mut next).collect()
 }
 
-fn counting(gpu: &Gpu) {
+fn counting<C: Code + Pod>(gpu: &Gpu, reference: &'static str) {
     for (rows, codes) in [(1, 1), (31, 5), (300, 1), (1000, 70), (513, 4000)] {
         for weighted in [false, true] {
-            let of = some_codes(rows, codes, 4);
+            let of: Vec<C> = some_codes(rows, codes, 4).into_iter().map(C::from_u32).collect();
             let weights: Option<Vec<f32>> =
                 weighted.then(|| (0..rows).map(|row| [0.0, -0.0, 1.0, 1e-40, 0.5][row % 7 % 5]).collect());
             let mut expected = vec![7; codes];
@@ -46,7 +47,7 @@ fn counting(gpu: &Gpu) {
                 (&counts).into(),
                 gpu.status().into(),
             ];
-            gpu.run("usage", "count_ref", rows, 64, &args);
+            gpu.run("usage", reference, rows, 64, &args);
             assert_eq!(gpu.read(&counts), expected, "{rows} rows, {codes} codes, reference");
             gpu.check().expect("all codes exist");
         }
@@ -75,7 +76,7 @@ fn a_full_count_stays_full() {
         let counts = gpu.upload(&before);
         let none = Arg::Address { address: 0, owner: 0 };
         let args = [(&of).into(), none, rows.into(), codes.into(), COUNT.into(), (&counts).into(), gpu.status().into()];
-        gpu.run("usage", "count_ref", rows, 64, &args);
+        gpu.run("usage", "count_ref_u32", rows, 64, &args);
         assert_eq!(gpu.read(&counts), expected, "reference");
         gpu.check().expect("all codes exist");
     }
@@ -157,7 +158,8 @@ fn renumbering(gpu: &Gpu) {
 #[test]
 fn same_numbers() {
     let gpu = Gpu::default();
-    counting(&gpu);
+    counting::<u32>(&gpu, "count_ref_u32");
+    counting::<u16>(&gpu, "count_ref_u16");
     pruning(&gpu);
     renumbering(&gpu);
     gpu.assert_all_ran("usage");
@@ -171,6 +173,10 @@ fn the_status_names_the_cpus_errors() {
     gpu_usage::count(&gpu, &gpu.slice(&codes), None, &mut counts).expect("shapes");
     assert_eq!(gpu.check(), usage::count(&codes, None, &mut [0; 3]));
     assert_eq!(gpu.read(&counts), [2, 1, 1]);
+    let narrow = [0u16, u16::MAX, 3, 2];
+    gpu_usage::count(&gpu, &gpu.slice(&narrow), None, &mut counts).expect("shapes");
+    assert_eq!(gpu.check(), usage::count(&narrow, None, &mut [0; 3]));
+    assert_eq!(gpu.read(&counts), [3, 1, 2]);
     let weights = [0.5, 1.0, 2.0, 1.0, 1.0];
     let codes = [0u32, 1, 1, 2, 0];
     gpu_usage::count(&gpu, &gpu.slice(&codes), Some(&gpu.slice(&weights)), &mut counts).expect("shapes");
@@ -223,7 +229,7 @@ fn bad_shapes_are_refused_and_no_rows_are_no_work() {
     let remap = gpu.slice(&[0u32, 1, 2]);
     refused(gpu_usage::compact(&gpu, &gpu.slice(&[0f32; 5]), 2, &remap, &mut gpu.room(6)));
     refused(gpu_usage::compact(&gpu, &gpu.slice(&[0f32; 6]), 2, &remap, &mut gpu.room(5)));
-    gpu_usage::count(&gpu, &gpu.slice(&[]), None, &mut counts).expect("no rows");
+    gpu_usage::count(&gpu, &gpu.slice::<u32>(&[]), None, &mut counts).expect("no rows");
     gpu_usage::renumber(&gpu, &mut gpu.room(0), &remap).expect("no rows");
     gpu_usage::compact(&gpu, &gpu.slice::<f32>(&[]), 0, &remap, &mut gpu.room(0)).expect("no elements");
     assert_eq!(gpu.read(&counts), [0; 3]);

@@ -1,5 +1,7 @@
 //! [`crate::ops::gather()`] on a GPU.
 
+use bytemuck::Pod;
+
 use super::{check_extent, row_width};
 use crate::cuda::images::GATHER;
 use crate::cuda::memory::{DeviceMatMut, DeviceMatRef, DeviceRef};
@@ -19,42 +21,48 @@ const THREADS: u32 = 256;
 ///
 /// # Errors
 /// [`Error::Shape`] where the extents differ, [`Error::TooLarge`] for one that u32 cannot count.
-pub fn gather<C: Code>(
+pub fn gather<C: Code, T: Pod>(
     queue: &impl Queue,
     codes: &DeviceRef<C>,
-    codebook: &DeviceMatRef,
-    out: &mut DeviceMatMut,
+    codebook: &DeviceMatRef<T>,
+    out: &mut DeviceMatMut<T>,
 ) -> Result<()> {
     const OP: &str = "gather";
     same(OP, "rows of out", codes.len(), out.rows())?;
     same(OP, "columns of out", codebook.cols(), out.cols())?;
     check_extent(OP, "number of row codes", codes.len())?;
     check_extent(OP, "number of codes", codebook.rows())?;
-    check_extent(OP, "columns of codebook", codebook.cols())?;
+    let bytes = codebook.cols().saturating_mul(size_of::<T>());
+    // What rows begin at multiples of.
+    let aligned = codebook.data().address() | out.data().address() | bytes as u64;
+    let (name, word) = match (size_of::<C>(), aligned.trailing_zeros()) {
+        (2, 4..) => ("gather_u16_by16", 16),
+        (2, 2..) => ("gather_u16_by4", 4),
+        (2, 1) => ("gather_u16_by2", 2),
+        (2, 0) => ("gather_u16_by1", 1),
+        (_, 4..) => ("gather_u32_by16", 16),
+        (_, 2..) => ("gather_u32_by4", 4),
+        (_, 1) => ("gather_u32_by2", 2),
+        (_, 0) => ("gather_u32_by1", 1),
+    };
+    let words = bytes / word;
+    check_extent(OP, "columns of codebook", words)?;
     if codes.is_empty() {
         return Ok(());
     }
-    let dim = codebook.cols();
-    let by4 = dim.is_multiple_of(4) && (codebook.data().address() | out.data().address()).is_multiple_of(16);
-    let (name, dim) = match (size_of::<C>(), by4) {
-        (2, false) => ("gather_u16", dim),
-        (2, true) => ("gather_u16_by4", dim / 4),
-        (_, false) => ("gather_u32", dim),
-        (_, true) => ("gather_u32_by4", dim / 4),
-    };
-    let width = row_width(dim);
+    let width = row_width(words);
     let grid = Grid::over(codes.len(), (THREADS / width) as usize, THREADS);
     let args = [
         codes.into(),
         codebook.into(),
         codebook.rows().into(),
         codes.len().into(),
-        dim.into(),
+        words.into(),
         width.into(),
         out.into(),
         queue.status().into(),
         Op::Gather.into(),
     ];
-    // SAFETY: the kernel's parameters, over views whose extents are checked; those by fours are aligned.
+    // SAFETY: the kernel's parameters, over views whose extents are checked; words are aligned as chosen.
     unsafe { queue.launch(Kernel::new(&GATHER, name), grid, &args) }
 }

@@ -79,7 +79,8 @@ pub const fn restart_scratch_len(rows: usize, codes: usize) -> usize {
 /// them in `log`, as many as are replaced. At most `log.len()` codes are. How many were stale and how many were
 /// replaced goes to `summary` `[2]`.
 ///
-/// `step` numbers the call: with the rule's seed it keys the donors' order. (A captured graph repeats its step.)
+/// `step` numbers the call: with the rule's seed it keys the donors' order. A captured graph repeats its step, and so the
+/// order; [`DeviceQuantizer`](crate::cuda::quantizer::DeviceQuantizer) counts steps on the device.
 /// `scratch` has [`restart_scratch_len`] elements at least.
 ///
 /// Where a code is stale, a weight outside `0..=1` and a code that does not exist are noted in the queue's status;
@@ -96,6 +97,34 @@ pub fn restart(
     weights: Option<&DeviceRef<f32>>,
     rule: &Rule,
     step: u64,
+    activity: &mut DeviceActivity,
+    codebook: &mut DeviceMatMut,
+    mean: Option<&mut DeviceMatMut>,
+    scratch: &mut DeviceMut<u32>,
+    log: &mut DeviceMut<DeviceRestarted>,
+    summary: &mut DeviceMut<u32>,
+) -> Result<()> {
+    let step = Step::Here(step);
+    restart_in(queue, x, codes, weights, rule, step, activity, codebook, mean, scratch, log, summary)
+}
+
+/// Where a step's number is known.
+pub(crate) enum Step<'s> {
+    /// On the host.
+    Here(u64),
+    /// Only on the device, `[1]`.
+    There(&'s DeviceRef<'s, u64>),
+}
+
+/// [`restart()`] in a step whose number may be the device's.
+#[expect(clippy::too_many_arguments, reason = "as restart")]
+pub(crate) fn restart_in(
+    queue: &impl Queue,
+    x: &DeviceMatRef,
+    codes: &DeviceRef<u32>,
+    weights: Option<&DeviceRef<f32>>,
+    rule: &Rule,
+    step: Step,
     activity: &mut DeviceActivity,
     codebook: &mut DeviceMatMut,
     mean: Option<&mut DeviceMatMut>,
@@ -129,10 +158,13 @@ pub fn restart(
     let [head, stale_of_tile, list, row_at] = [head, stale_of_tile, list, row_at].map(part);
     let [slot_at, donors_of_tile, table] = [slot_at, donors_of_tile, table].map(part);
     let places = log.len().min(k);
-    let key = [rule.seed, step].map(|word| [word as u32, (word >> 32) as u32]).concat();
     // As `rng::Permutation`: half of the smallest even number of bits that holds the rows.
     let half_bits = (u32::BITS - (rows.saturating_sub(1) as u32).leading_zeros()).div_ceil(2).max(1);
-    let order = [key[0], key[1], key[2], key[3], half_bits].map(Arg::U32);
+    let (step, step_there) = match step {
+        Step::Here(step) => (step, Arg::NONE),
+        Step::There(step) => (0, step.into()),
+    };
+    let order: [Arg; 4] = [rule.seed.into(), step.into(), step_there, half_bits.into()];
     let state: [Arg; 4] = [
         (&mut activity.cluster_size).into(),
         (&mut activity.exposure).into(),

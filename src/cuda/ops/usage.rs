@@ -8,6 +8,7 @@ use crate::cuda::images::USAGE;
 use crate::cuda::memory::{DeviceMut, DeviceRef};
 use crate::cuda::queue::{Grid, Kernel, Queue};
 use crate::cuda::status::Op;
+use crate::element::Code;
 #[cfg(doc)]
 use crate::error::Error;
 use crate::error::{Result, same};
@@ -23,9 +24,9 @@ const WALK: Grid = Grid { blocks: [1; 3], threads: 1024 };
 ///
 /// # Errors
 /// [`Error::Shape`] where the lengths differ.
-pub fn count(
+pub fn count<C: Code>(
     queue: &impl Queue,
-    codes: &DeviceRef<u32>,
+    codes: &DeviceRef<C>,
     weights: Option<&DeviceRef<f32>>,
     counts: &mut DeviceMut<u64>,
 ) -> Result<()> {
@@ -45,9 +46,10 @@ pub fn count(
         counts.into(),
         queue.status().into(),
     ];
+    let name = if size_of::<C>() == 2 { "count_rows_u16" } else { "count_rows_u32" };
     let grid = Grid::over(codes.len(), THREADS as usize, THREADS);
     // SAFETY: the kernel's parameters, over views whose extents are checked.
-    unsafe { queue.launch(Kernel::new(&USAGE, "count"), grid, &args) }
+    unsafe { queue.launch(Kernel::new(&USAGE, name), grid, &args) }
 }
 
 /// How many of the codes were used at least once, to `out` `[1]`.

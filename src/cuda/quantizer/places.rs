@@ -40,6 +40,7 @@ pub(super) struct Places {
     pub exposure: Place<f32>,
     pub last_seen: Place<f64>,
     pub rows_seen: Place<f64>,
+    pub step: Place<u64>,
     // -- of a step
     pub packed: Place<u32>,
     pub code_weights: Place<i64>,
@@ -132,6 +133,7 @@ impl Places {
             exposure: layout.place(k),
             last_seen: layout.place(k),
             rows_seen: layout.place(1),
+            step: layout.place(1),
             packed: layout.place(PackedDeviceCodebook::storage_len(k, dim, config.metric())?),
             code_weights: layout.place(k),
             code_sums: layout.place(k.saturating_mul(dim)),

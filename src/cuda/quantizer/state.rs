@@ -14,15 +14,16 @@ pub enum DeviceState<'v> {
     F32(DeviceMut<'v, f32>),
     /// f64 values.
     F64(DeviceMut<'v, f64>),
+    /// The step's number.
+    U64(DeviceMut<'v, u64>),
 }
 
 impl DeviceQuantizer<'_> {
-    /// Names and places of the state, as [`Quantizer::state`] names them; the step's number is apart
-    /// ([`set_step`](Self::set_step)).
+    /// Names and places of the state, as [`Quantizer::state`] names them.
     ///
     /// After values were written, [`refresh`](Self::refresh).
     pub fn state_mut(&mut self) -> Vec<(&'static str, DeviceState<'_>)> {
-        use DeviceState::{F32, F64};
+        use DeviceState::{F32, F64, U64};
         let (arena, places) = (&self.arena, &self.places);
         let mut state = std::vec![("codebook", F32(arena.at(places.codebook)))];
         let some = [
@@ -42,13 +43,9 @@ impl DeviceQuantizer<'_> {
             ("exposure", F32(arena.at(places.exposure))),
             ("last_seen", F64(arena.at(places.last_seen))),
             ("rows_seen", F64(arena.at(places.rows_seen))),
+            ("step", U64(arena.at(places.step))),
         ]);
         state
-    }
-
-    /// Goes on as after `step` steps.
-    pub fn set_step(&mut self, step: u64) {
-        self.step = step;
     }
 
     /// Takes the state of the CPU's quantizer.
@@ -85,7 +82,6 @@ impl DeviceQuantizer<'_> {
         copy: impl Fn(&mut DeviceMut<u8>, &[u8]) -> Result<()>,
     ) -> Result<()> {
         self.same_config(quantizer)?;
-        self.set_step(quantizer.step());
         let state = quantizer.state();
         for (name, place) in self.state_mut() {
             let values = state.iter().find(|(found, _)| *found == name).map(|(_, values)| *values);
@@ -95,6 +91,10 @@ impl DeviceQuantizer<'_> {
                     copy(&mut bytes(&place), bytemuck::cast_slice(values))?;
                 }
                 (DeviceState::F64(place), Some(StateRef::F64(values))) => {
+                    same("upload", name, place.len(), values.len())?;
+                    copy(&mut bytes(&place), bytemuck::cast_slice(values))?;
+                }
+                (DeviceState::U64(place), Some(StateRef::U64(values))) => {
                     same("upload", name, place.len(), values.len())?;
                     copy(&mut bytes(&place), bytemuck::cast_slice(values))?;
                 }
@@ -116,7 +116,6 @@ impl DeviceQuantizer<'_> {
         copy: impl Fn(&DeviceRef<u8>, &mut [u8]) -> Result<()>,
     ) -> Result<()> {
         self.same_config(quantizer)?;
-        let step = self.step;
         let state = self.state_mut();
         quantizer.restore(|name, place| {
             let found = state.iter().find(|(found, _)| *found == name).map(|(_, place)| place);
@@ -129,9 +128,9 @@ impl DeviceQuantizer<'_> {
                     same("download", name, from.len(), to.len())?;
                     copy(&bytes(from).shared(), bytemuck::cast_slice_mut(to))
                 }
-                (StateMut::U64(to), None) if name == "step" => {
-                    to.fill(step);
-                    Ok(())
+                (StateMut::U64(to), Some(DeviceState::U64(from))) => {
+                    same("download", name, from.len(), to.len())?;
+                    copy(&bytes(from).shared(), bytemuck::cast_slice_mut(to))
                 }
                 _ => Err(Error::Config { field: name, expected: "a tensor of that name and type in the state" }),
             }

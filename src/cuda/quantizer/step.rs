@@ -6,6 +6,7 @@ use crate::cuda::images::QUANTIZER;
 use crate::cuda::memory::{DeviceMatMut, DeviceMatRef, DeviceMut, DeviceRef};
 use crate::cuda::ops::loss::{Scale, squared_error_backward_by};
 use crate::cuda::ops::project::project_backward_weight_of;
+use crate::cuda::ops::restart::{Step, restart_in};
 use crate::cuda::ops::{self, row_width};
 use crate::cuda::queue::{Arg, Grid, Kernel, Queue};
 use crate::error::Result;
@@ -222,13 +223,14 @@ impl<'a> DeviceQuantizer<'a> {
         }
         if let Some(rule) = self.config.restart {
             let mut log = self.arena.first(places.restarted, rows.min(k));
-            ops::restart(
+            let step = self.arena.at(places.step).shared();
+            restart_in(
                 queue,
                 &seen,
                 &codes,
                 weights,
                 &rule,
-                self.step,
+                Step::There(&step),
                 &mut self.activity,
                 &mut codebook,
                 latent.as_mut(),
@@ -237,7 +239,6 @@ impl<'a> DeviceQuantizer<'a> {
                 &mut self.arena.at(places.summary),
             )?;
         }
-        self.step = self.step.wrapping_add(1);
         // Averages and restarts have written codes.
         if self.config.learner == Learner::Ema || self.config.restart.is_some() {
             self.packed.repack(queue, self.codebook()?)
@@ -246,6 +247,7 @@ impl<'a> DeviceQuantizer<'a> {
         }
     }
 
+    /// The report, and that the step is taken.
     pub(super) fn report(&self, queue: &impl Queue, weights: Option<&DeviceRef<f32>>) -> Result<()> {
         let (rows, places) = (self.last, self.places);
         let codes = self.arena.first(places.codes, rows);
@@ -258,7 +260,8 @@ impl<'a> DeviceQuantizer<'a> {
         let summary = if self.config.restart.is_some() { Arg::from(&self.arena.at(places.summary)) } else { Arg::NONE };
         let active = Arg::from(&self.arena.at(places.active));
         let words = Arg::from(&self.arena.at(places.words));
-        let of_all = [Arg::from(&parts), blocks.into(), codebook, commitment, active, summary, words];
+        let step = Arg::from(&self.step());
+        let of_all = [Arg::from(&parts), blocks.into(), codebook, commitment, active, summary, words, step];
         let one = Grid { blocks: [1, 1, 1], threads: 32 };
         // SAFETY: the kernels' parameters, over places of the step's rows.
         unsafe {

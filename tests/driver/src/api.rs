@@ -6,9 +6,12 @@
 use core::ffi::{CStr, c_char, c_uint, c_void};
 use std::collections::HashMap;
 
-use crate::streams::{Event, Stream, Work};
+use crate::streams::{Capture, Event, Forbids, Stream, Work};
 use crate::vm::Arg;
-use crate::{CAPTURE_UNSUPPORTED, CURRENT, Code, Driver, INVALID_HANDLE, INVALID_VALUE, NO_DEVICE, Result, call};
+use crate::{
+    CAPTURE_INVALIDATED, CAPTURE_UNSUPPORTED, CURRENT, Code, Driver, INVALID_HANDLE, INVALID_VALUE, NO_DEVICE, Result,
+    call,
+};
 
 /// Writes a result where the caller wants it.
 fn give<T>(place: *mut T, value: T) -> Result<()> {
@@ -112,6 +115,7 @@ fn error_text(code: Code) -> *const c_char {
         crate::OUT_OF_MEMORY => c"out of memory",
         crate::ILLEGAL_ADDRESS => c"an illegal memory access was encountered",
         CAPTURE_UNSUPPORTED => c"operation not permitted when stream is capturing",
+        CAPTURE_INVALIDATED => c"operation failed due to a previous error during capture",
         crate::INVALID_PTX => c"a PTX JIT compilation failed",
         NO_DEVICE => c"no CUDA-capable device is detected",
         _ => c"an error of the virtual driver",
@@ -192,18 +196,12 @@ pub extern "C" fn cuStreamDestroy_v2(stream: usize) -> Code {
 
 #[unsafe(no_mangle)]
 pub extern "C" fn cuStreamSynchronize(stream: usize) -> Code {
-    call(|driver| {
-        let stream = driver.stream(stream)?;
-        match driver.streams[&stream].capture {
-            Some(_) => Err(CAPTURE_UNSUPPORTED),
-            None => driver.finish(stream),
-        }
-    })
+    call(|driver| driver.on(stream, Driver::synchronize))
 }
 
 #[unsafe(no_mangle)]
 pub extern "C" fn cuStreamWaitEvent(stream: usize, event: usize, _flags: c_uint) -> Code {
-    call(|driver| driver.wait(stream, event))
+    call(|driver| driver.on(stream, |driver, stream| driver.wait(stream, event)))
 }
 
 #[unsafe(no_mangle)]
@@ -223,7 +221,7 @@ pub extern "C" fn cuEventDestroy_v2(event: usize) -> Code {
 
 #[unsafe(no_mangle)]
 pub extern "C" fn cuEventRecord(event: usize, stream: usize) -> Code {
-    call(|driver| driver.record(event, stream))
+    call(|driver| driver.on(stream, |driver, stream| driver.record(event, stream)))
 }
 
 #[unsafe(no_mangle)]
@@ -255,10 +253,7 @@ pub extern "C" fn cuMemAlloc_v2(address: *mut u64, bytes: usize) -> Code {
 
 #[unsafe(no_mangle)]
 pub extern "C" fn cuMemAllocAsync(address: *mut u64, bytes: usize, stream: usize) -> Code {
-    call(|driver| {
-        driver.stream(stream)?;
-        give(address, driver.allocate(bytes)?)
-    })
+    call(|driver| driver.on(stream, |driver, _| give(address, driver.allocate(bytes)?)))
 }
 
 #[unsafe(no_mangle)]
@@ -273,39 +268,45 @@ pub extern "C" fn cuMemFree_v2(address: u64) -> Code {
 #[unsafe(no_mangle)]
 pub extern "C" fn cuMemFreeAsync(address: u64, stream: usize) -> Code {
     call(|driver| {
-        driver.owned(address, 1)?;
-        driver.queue(stream, Work::Release(address))
+        driver.on(stream, |driver, stream| {
+            driver.owned(address, 1)?;
+            driver.queue(stream, Work::Release(address))
+        })
     })
 }
 
 #[unsafe(no_mangle)]
 pub extern "C" fn cuMemsetD8Async(address: u64, value: u8, bytes: usize, stream: usize) -> Code {
-    call(|driver| driver.put(stream, address, vec![value; bytes]))
+    call(|driver| driver.on(stream, |driver, stream| driver.put(stream, address, vec![value; bytes])))
 }
 
 #[unsafe(no_mangle)]
 pub extern "C" fn cuMemcpyHtoDAsync_v2(to: u64, from: *const u8, bytes: usize, stream: usize) -> Code {
     // SAFETY: readable for as many bytes; pageable memory is copied before the call returns.
     let values = unsafe { core::slice::from_raw_parts(from, bytes) }.to_vec();
-    call(|driver| driver.put(stream, to, values))
+    call(|driver| driver.on(stream, |driver, stream| driver.put(stream, to, values)))
 }
 
 #[unsafe(no_mangle)]
 pub extern "C" fn cuMemcpyDtoHAsync_v2(to: *mut u8, from: u64, bytes: usize, stream: usize) -> Code {
     call(|driver| {
-        let values = driver.read(stream, from, bytes)?;
-        // SAFETY: writable for as many bytes.
-        unsafe { core::ptr::copy_nonoverlapping(values.as_ptr(), to, bytes) };
-        Ok(())
+        driver.on(stream, |driver, stream| {
+            let values = driver.read(stream, from, bytes)?;
+            // SAFETY: writable for as many bytes.
+            unsafe { core::ptr::copy_nonoverlapping(values.as_ptr(), to, bytes) };
+            Ok(())
+        })
     })
 }
 
 #[unsafe(no_mangle)]
 pub extern "C" fn cuMemcpyDtoDAsync_v2(to: u64, from: u64, bytes: usize, stream: usize) -> Code {
     call(|driver| {
-        driver.owned(to, bytes)?;
-        driver.owned(from, bytes)?;
-        driver.queue(stream, Work::Copy { to, from, bytes })
+        driver.on(stream, |driver, stream| {
+            driver.owned(to, bytes)?;
+            driver.owned(from, bytes)?;
+            driver.queue(stream, Work::Copy { to, from, bytes })
+        })
     })
 }
 
@@ -369,7 +370,7 @@ pub extern "C" fn cuLaunchKernel(
     _extra: *const *mut c_void,
 ) -> Code {
     let (grid, block) = ([grid_x, grid_y, grid_z], [block_x, block_y, block_z]);
-    call(|driver| launch(driver, function, grid, block, shared, stream, arguments))
+    call(|driver| driver.on(stream, |driver, stream| launch(driver, function, grid, block, shared, stream, arguments)))
 }
 
 fn launch(
@@ -383,8 +384,7 @@ fn launch(
 ) -> Result<()> {
     let (module, kernel) = driver.functions.get(&function).ok_or(INVALID_HANDLE)?.clone();
     let (context, module) = driver.modules.get(&module).ok_or(INVALID_HANDLE)?.clone();
-    let place = driver.stream(stream)?;
-    if driver.streams[&place].context != context {
+    if driver.streams[&stream].context != context {
         return Err(INVALID_HANDLE);
     }
     let sizes = module.parameter_sizes(&kernel).ok_or(INVALID_HANDLE)?;
@@ -413,7 +413,7 @@ fn launch(
 // -- graphs
 
 #[unsafe(no_mangle)]
-pub extern "C" fn cuStreamBeginCapture_v2(stream: usize, _mode: c_uint) -> Code {
+pub extern "C" fn cuStreamBeginCapture_v2(stream: usize, mode: c_uint) -> Code {
     call(|driver| {
         if stream <= 2 {
             return Err(CAPTURE_UNSUPPORTED);
@@ -423,7 +423,12 @@ pub extern "C" fn cuStreamBeginCapture_v2(stream: usize, _mode: c_uint) -> Code 
         match of.capture {
             Some(_) => Err(INVALID_VALUE),
             None => {
-                of.capture = Some(Vec::new());
+                let forbids = match mode {
+                    0 => Forbids::All,
+                    1 => Forbids::Thread(std::thread::current().id()),
+                    _ => Forbids::Nobody,
+                };
+                of.capture = Some(Capture { work: Vec::new(), spoiled: false, forbids });
                 Ok(())
             }
         }
@@ -434,7 +439,8 @@ pub extern "C" fn cuStreamBeginCapture_v2(stream: usize, _mode: c_uint) -> Code 
 pub extern "C" fn cuStreamIsCapturing(stream: usize, status: *mut c_uint) -> Code {
     call(|driver| {
         let stream = driver.stream(stream)?;
-        give(status, driver.streams[&stream].capture.is_some().into())
+        // None; active; invalidated.
+        give(status, driver.streams[&stream].capture.as_ref().map_or(0, |capture| 1 + c_uint::from(capture.spoiled)))
     })
 }
 
@@ -442,9 +448,13 @@ pub extern "C" fn cuStreamIsCapturing(stream: usize, status: *mut c_uint) -> Cod
 pub extern "C" fn cuStreamEndCapture(stream: usize, graph: *mut usize) -> Code {
     call(|driver| {
         let stream = driver.stream(stream)?;
-        let recorded = driver.streams.get_mut(&stream).and_then(|stream| stream.capture.take()).ok_or(INVALID_VALUE)?;
+        let capture = driver.streams.get_mut(&stream).and_then(|stream| stream.capture.take()).ok_or(INVALID_VALUE)?;
+        if capture.spoiled {
+            give(graph, 0)?;
+            return Err(CAPTURE_INVALIDATED);
+        }
         let handle = driver.handle();
-        driver.graphs.insert(handle, recorded);
+        driver.graphs.insert(handle, capture.work);
         give(graph, handle)
     })
 }
@@ -463,7 +473,7 @@ pub extern "C" fn cuGraphInstantiateWithFlags(executable: *mut usize, graph: usi
 pub extern "C" fn cuGraphLaunch(executable: usize, stream: usize) -> Code {
     call(|driver| {
         let recorded = driver.graphs.get(&executable).ok_or(INVALID_HANDLE)?.clone();
-        recorded.into_iter().try_for_each(|work| driver.queue(stream, work))
+        driver.on(stream, |driver, stream| recorded.into_iter().try_for_each(|work| driver.queue(stream, work)))
     })
 }
 

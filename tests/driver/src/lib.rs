@@ -11,6 +11,9 @@
 //! | 3 | 1 MiB of memory |
 //! | 4 | its compiler refuses every image |
 //!
+//! A device's kernels reach its own memory only. Whatever is refused while a stream is captured ends that capture: all that
+//! follows is refused, and so is the graph.
+//!
 //! `VQ_DRIVER_VERSION=12010` makes it the driver of CUDA 12.1; `VQ_DRIVER_TRACE=1` prints each launch and how many warp
 //! instructions of PTX it executed.
 
@@ -47,6 +50,7 @@ const NOT_FOUND: Code = 500;
 const NOT_READY: Code = 600;
 const ILLEGAL_ADDRESS: Code = 700;
 const CAPTURE_UNSUPPORTED: Code = 900;
+const CAPTURE_INVALIDATED: Code = 901;
 const CAPTURE_ISOLATION: Code = 905;
 const CAPTURED_EVENT: Code = 907;
 

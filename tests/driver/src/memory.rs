@@ -14,6 +14,7 @@ impl Driver {
     pub fn allocate(&mut self, bytes: usize) -> Result<u64> {
         let (_, device) = self.current()?;
         self.refuse_in_capture()?;
+        self.machine.select(device);
         let of = &mut self.devices[device];
         if bytes == 0 {
             return Err(INVALID_VALUE);
@@ -46,12 +47,8 @@ impl Driver {
 
     /// Bytes of the device, after all work of the stream.
     pub fn read(&mut self, stream: usize, address: u64, bytes: usize) -> Result<Vec<u8>> {
-        let stream = self.stream(stream)?;
-        if self.streams[&stream].capture.is_some() {
-            return Err(crate::CAPTURE_UNSUPPORTED);
-        }
         self.owned(address, bytes)?;
-        self.finish(stream)?;
+        self.synchronize(stream)?;
         self.machine.read(address, bytes).map_err(|fault| {
             eprintln!("virtual driver: {fault}");
             INVALID_VALUE

@@ -2,11 +2,12 @@
 
 use std::collections::VecDeque;
 use std::rc::Rc;
+use std::thread::ThreadId;
 
 use crate::vm::{Arg, Module};
 use crate::{
-    CAPTURE_ISOLATION, CAPTURE_UNSUPPORTED, CAPTURED_EVENT, CURRENT, Driver, ILLEGAL_ADDRESS, INVALID_HANDLE,
-    NOT_READY, Result,
+    CAPTURE_INVALIDATED, CAPTURE_ISOLATION, CAPTURE_UNSUPPORTED, CAPTURED_EVENT, Driver, ILLEGAL_ADDRESS,
+    INVALID_HANDLE, NOT_READY, Result,
 };
 
 /// Something to be done, with the arguments that the call had.
@@ -38,7 +39,33 @@ pub struct Stream {
     pub context: usize,
     waiting: VecDeque<Work>,
     /// What is being recorded for a graph.
-    pub capture: Option<Vec<Work>>,
+    pub capture: Option<Capture>,
+}
+
+/// Work that is recorded for a graph.
+pub struct Capture {
+    pub work: Vec<Work>,
+    /// Something was refused: there will be no graph.
+    pub spoiled: bool,
+    /// Who may not call meanwhile what may wait for streams.
+    pub forbids: Forbids,
+}
+
+/// Threads, by the mode of a capture.
+pub enum Forbids {
+    All,
+    Thread(ThreadId),
+    Nobody,
+}
+
+impl Forbids {
+    fn this_thread(&self) -> bool {
+        match self {
+            Self::All => true,
+            Self::Thread(thread) => *thread == std::thread::current().id(),
+            Self::Nobody => false,
+        }
+    }
 }
 
 /// A place in streams' order.
@@ -68,12 +95,39 @@ impl Driver {
         }
     }
 
-    /// What no stream may do while one of the context is recorded.
-    pub fn refuse_in_capture(&self) -> Result<()> {
-        let context = CURRENT.get();
-        match self.streams.values().any(|stream| stream.context == context && stream.capture.is_some()) {
-            true => Err(CAPTURE_UNSUPPORTED),
-            false => Ok(()),
+    /// Refuses what waits for streams or makes memory while one is recorded whose mode forbids it, and ends that capture.
+    pub fn refuse_in_capture(&mut self) -> Result<()> {
+        let captures = self.streams.values_mut().filter_map(|stream| stream.capture.as_mut());
+        let forbidding = captures.filter(|capture| capture.forbids.this_thread());
+        // The first refusal says why, those that follow that there was one.
+        let spoiled = forbidding.map(|capture| core::mem::replace(&mut capture.spoiled, true)).reduce(|a, b| a && b);
+        match spoiled {
+            None => Ok(()),
+            Some(false) => Err(CAPTURE_UNSUPPORTED),
+            Some(true) => Err(CAPTURE_INVALIDATED),
+        }
+    }
+
+    /// A call on a stream; one that is refused ends the stream's capture.
+    pub fn on(&mut self, stream: usize, body: impl FnOnce(&mut Self, usize) -> Result<()>) -> Result<()> {
+        let stream = self.stream(stream)?;
+        if self.streams[&stream].capture.as_ref().is_some_and(|capture| capture.spoiled) {
+            return Err(CAPTURE_INVALIDATED);
+        }
+        let done = body(self, stream);
+        if done.is_err()
+            && let Some(capture) = self.streams.get_mut(&stream).and_then(|stream| stream.capture.as_mut())
+        {
+            capture.spoiled = true;
+        }
+        done
+    }
+
+    /// Waits for a stream, which cannot be recorded.
+    pub fn synchronize(&mut self, stream: usize) -> Result<()> {
+        match self.streams[&stream].capture {
+            Some(_) => Err(CAPTURE_UNSUPPORTED),
+            None => self.finish(stream),
         }
     }
 
@@ -82,7 +136,7 @@ impl Driver {
         let stream = self.stream(stream)?;
         let Some(of) = self.streams.get_mut(&stream) else { return Err(INVALID_HANDLE) };
         match &mut of.capture {
-            Some(graph) => graph.push(work),
+            Some(capture) => capture.work.push(work),
             None => of.waiting.push_back(work),
         }
         Ok(())
@@ -163,6 +217,10 @@ impl Driver {
     fn run(&mut self, stream: usize, work: Work) -> Result<()> {
         match work {
             Work::Launch { module, kernel, grid, block, shared, args } => {
+                let context = self.streams.get(&stream).map(|stream| stream.context);
+                if let Some(device) = context.and_then(|context| self.contexts.get(&context)) {
+                    self.machine.select(*device);
+                }
                 let before = [self.machine.executed(), self.machine.traffic()];
                 let done = self.machine.launch(&module, &kernel, grid, block, shared, &args);
                 if self.traces {

@@ -35,13 +35,13 @@ fn place(env: &mut Env, space: Space, address: u64, len: usize, lane: usize) -> 
         (Space::Shared, Some(offset)) => Place::Shared(offset),
         (Space::Local, Some(offset)) => Place::Local(offset),
         (Space::Param, _) => Place::Param(address),
-        (Space::Global | Space::Const | Space::Generic, _) => match env.global.find(address) {
+        (Space::Global | Space::Const | Space::Generic, _) => match env.global.reach(address) {
             Some((region, offset)) => {
                 env.global.count(address);
                 Place::Global(region, offset)
             }
             None => {
-                let detail = format!("{len} bytes at address {address:#x}, which is in no allocation");
+                let detail = format!("{len} bytes at address {address:#x}, which is in no allocation of the device");
                 return Err(Trap::new(FaultKind::OutOfBounds, lane as u32, detail));
             }
         },

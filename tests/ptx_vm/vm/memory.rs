@@ -49,6 +49,8 @@ fn all_written(state: &[u8]) -> bool {
 #[derive(Default)]
 pub struct Region {
     pub name: String,
+    /// The device that it is on.
+    pub device: usize,
     pub base: u64,
     pub data: Vec<u8>,
     pub state: Vec<u8>,
@@ -117,6 +119,8 @@ impl Region {
 #[derive(Default)]
 pub struct Global {
     pub regions: Vec<Region>,
+    /// The device that allocates, or whose kernel runs.
+    pub device: usize,
     /// Sectors of 32 bytes that warps have read or written, lanes of one access that are in a row in the same one counted once.
     pub sectors: u64,
     /// That of the lane before.
@@ -127,7 +131,7 @@ impl Global {
     pub fn alloc(&mut self, name: &str, bytes: usize, align: u64) -> u64 {
         assert!(bytes < 1 << (SPACING - 1), "an allocation of {bytes} bytes");
         let base = ((self.regions.len() as u64 + 1) << SPACING) + align;
-        self.regions.push(Region { base, ..Region::new(name, bytes) });
+        self.regions.push(Region { base, device: self.device, ..Region::new(name, bytes) });
         base
     }
 
@@ -137,6 +141,11 @@ impl Global {
             self.sectors += 1;
             self.sector = address / 32;
         }
+    }
+
+    /// As `find`, in memory that the device's kernels reach: its own.
+    pub fn reach(&self, address: u64) -> Option<(usize, u64)> {
+        self.find(address).filter(|(region, _)| self.regions[*region].device == self.device)
     }
 
     /// The region an address lies in or behind, and the offset there.

@@ -140,8 +140,8 @@ impl Fault {
 
 struct State {
     global: Global,
-    /// Addresses of the variables of modules that have been launched.
-    modules: HashMap<u64, Vec<u64>>,
+    /// Addresses of the variables of modules that have been launched, on each device.
+    modules: HashMap<(u64, usize), Vec<u64>>,
     executed: u64,
     budget: u64,
 }
@@ -161,6 +161,11 @@ impl Machine {
     /// Sets the number of warp instructions that a launch may execute; 2³⁰ otherwise.
     pub fn set_budget(&self, instructions: u64) {
         self.state.borrow_mut().budget = instructions;
+    }
+
+    /// Goes on as another device: what is allocated is its own, and all that its kernels reach. The host reaches all.
+    pub fn select(&self, device: usize) {
+        self.state.borrow_mut().global.device = device;
     }
 
     /// Memory that nobody has written, aligned to 256 bytes and no better.
@@ -230,7 +235,8 @@ impl Machine {
         let params = parameters(code, args).map_err(bad)?;
         check_shape(parsed, code, grid, block, dynamic_shared).map_err(bad)?;
         let state = &mut *self.state.borrow_mut();
-        let globals = state.modules.entry(module.id).or_insert_with(|| variables(parsed, &mut state.global)).clone();
+        let place = (module.id, state.global.device);
+        let globals = state.modules.entry(place).or_insert_with(|| variables(parsed, &mut state.global)).clone();
         let launch = block::Launch {
             parsed,
             kernel: code,
