@@ -23,6 +23,7 @@ mod support;
 #[path = "../ptx_vm/vm/mod.rs"]
 mod vm;
 
+mod broken;
 mod ema;
 mod gather;
 mod kmeans;
