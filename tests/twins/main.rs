@@ -30,6 +30,7 @@ mod kmeans;
 mod kmeans_pass;
 mod loss;
 mod normalize;
+mod pack;
 mod project;
 mod quantizer;
 mod random;
