@@ -167,6 +167,7 @@ REASONS = {
     86: "a NaN in a row makes its error, so its bound, so its margin NaN, and then there is no margin either",
     94: "the margin is rounded up by more than 1, so no code that is needed is ever just at the threshold",
     100: "dead: what `fine` leaves of a factor up to 32,767 is at most a half, so `coarse` at most 32",
+    101: "rows with a bound and codebooks with a copy have finite scores alone, so some code is always found; the f32 pass behind it is a second belt",
     107: "keeps more codes than it must, which the exact score leaves out when they are rescored",
     108: "both thresholds, like the margin, are rounded by more than 1",
     115: "the chain's term counts d + 1 roundings for d: what is to spare is more than the bounds lose by rounding down",

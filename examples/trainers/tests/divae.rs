@@ -16,6 +16,7 @@ use trainers::divae::options::Options;
 use trainers::divae::presets::Preset;
 use trainers::divae::tokenizer::Tokenizer;
 use trainers::params::host;
+use trainers::shell::Checkpoint;
 
 const PATH: &str = env!("CARGO_BIN_EXE_train_divae");
 
@@ -102,6 +103,21 @@ fn a_killed_run_goes_on_with_the_same_bits() {
     TRAIN_DIVAE.goes_on_after(6, directory.path(), &["--variance", "hybrid"], 40);
 }
 
+/// What importance sampling remembers goes on as well.
+#[test]
+fn losses_of_steps_are_remembered_beyond_a_kill() {
+    let directory = directory();
+    TRAIN_DIVAE.goes_on_after(3, directory.path(), &["--variance", "bound", "--prediction", "v"], 40);
+    let losses = |run: &str| {
+        let path = directory.path().join(run).join("checkpoint.safetensors");
+        let mut checkpoint = Checkpoint::open(&path).expect("a checkpoint");
+        checkpoint.file().read::<u8>("diffusion_losses").expect("the losses")
+    };
+    assert_eq!(losses("killed"), losses("whole"));
+    let remembered: usize = losses("whole").chunks(41).map(|of_step| usize::from(of_step[0])).sum();
+    assert_eq!(remembered, 40 * 4, "of four samples at each of 40 steps");
+}
+
 #[test]
 fn a_frozen_encoder_keeps_its_tokens() {
     let directory = directory();
@@ -138,7 +154,7 @@ fn a_frozen_encoder_keeps_its_tokens() {
 fn what_does_not_fit_is_refused_in_words() {
     let directory = directory();
     let out = directory.path();
-    let cases: [(&[&str], &str); 11] = [
+    let cases: [(&[&str], &str); 12] = [
         (&["--prediction", "epsilon"], "predict sample or v"),
         (&["--prediction", "v", "--weight", "snr"], "predict the sample"),
         (&["--epsilon-loss"], "predict v"),
@@ -149,6 +165,7 @@ fn what_does_not_fit_is_refused_in_words() {
         (&["--sampling-steps", "0"], "give 1 to 1000"),
         (&["--samples", "0"], "at least 1"),
         (&["--commitment=-1"], "at least 0"),
+        (&["--decay", "1"], "below 1"),
         (&["--resume"], "leave out --resume"),
     ];
     for (arguments, expected) in cases {

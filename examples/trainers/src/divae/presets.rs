@@ -142,11 +142,17 @@ fn short(config: Config, steps: u64, batch: usize, lr: f64) -> Config {
     Config { settings: Settings { optimizer, steps, batch, average, amp: false, ..config.settings }, ..config }
 }
 
+/// Codes of a short training: 4M's memory of 100 steps keeps a code that was left behind from being stale for 350.
+fn quick(codes: usize, dim: usize) -> Codes {
+    Codes { decay: 0.9, ..Codes::four_m(codes, dim) }
+}
+
 fn small(kind: Kind) -> Config {
-    let config = four_m(kind, 1024, 1e-4, 1);
+    let config = four_m(kind, 512, 1e-4, 1);
     let decoder = UnetConfig { base: 32, res_blocks: 1, ..config.decoder };
     let encoder = VitConfig::new(32, 4, 96, 2, 4).with_channels(kind.channels());
-    short(Config { encoder, decoder, drop_codes: 0.1, ..config }, 1000, 16, 1e-3)
+    let codes = quick(config.codes.codes, config.codes.dim);
+    short(Config { encoder, decoder, codes, drop_codes: 0.1, ..config }, 1000, 16, 2e-3)
 }
 
 fn tiny(kind: Kind) -> Config {
@@ -160,5 +166,5 @@ fn tiny(kind: Kind) -> Config {
         ..config.decoder
     };
     let encoder = VitConfig::new(16, 4, 16, 1, 2).with_channels(kind.channels());
-    short(Config { encoder, decoder, codes: Codes::four_m(32, 8), ..config }, 8, 4, 1e-3)
+    short(Config { encoder, decoder, codes: quick(32, 8), ..config }, 8, 4, 1e-3)
 }

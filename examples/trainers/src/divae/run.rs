@@ -34,6 +34,6 @@ fn run_on<B: TrainBackend>(options: &Options, device: B::Device) -> Result<(), F
     };
     let needed = config.augment.source_size(config.size());
     let data = Data::open(&options.data.source(needed), options.data.hold_out, &config)?;
-    let task = DivaeTask::<B> { diffusion: config.diffusion(), config, data, effort, frozen };
+    let task = DivaeTask::<B>::new(config, data, effort, frozen);
     run_task(&task, &options.run, pool, device)
 }

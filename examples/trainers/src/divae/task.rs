@@ -1,8 +1,9 @@
 //! The training of a DiVAE, as the shell sees it.
 
+use core::cell::RefCell;
 use std::path::Path;
 
-use burn::tensor::Tensor;
+use burn::tensor::{Tensor, TensorData};
 use serde_json::{Value, json};
 
 use super::config::{Config, Variance};
@@ -15,12 +16,13 @@ use super::tokenizer::Tokenizer;
 use crate::common::failure::{Context, Failure};
 use crate::common::random::generator;
 use crate::diffusion::hybrid::{Hybrid, bound, hybrid, split};
+use crate::diffusion::importance::LossSampler;
 use crate::diffusion::target::Noised;
 use crate::diffusion::{Diffusion, noise, timesteps};
 use crate::nets::as_grid;
 use crate::nets::unet::without;
 use crate::params::host;
-use crate::shell::{Codes, Loss, Pass, Settings, Task, TrainBackend, TrainedOf};
+use crate::shell::{Checkpoint, Codes, Loss, Pass, Settings, Task, TrainBackend, TrainedOf};
 
 /// What kind of checkpoint a run writes.
 pub const KIND: &str = "divae";
@@ -36,20 +38,25 @@ pub struct DivaeTask<B: TrainBackend> {
     /// How much is evaluated.
     pub effort: Effort,
     pub(super) frozen: Option<Frozen<B::InnerBackend>>,
+    /// Which steps are looked at, where the bound is all that is learned from.
+    importance: Option<RefCell<LossSampler>>,
 }
 
 impl<B: TrainBackend> DivaeTask<B> {
+    /// A training at its start.
+    pub(super) fn new(config: Config, data: Data, effort: Effort, frozen: Option<Frozen<B::InnerBackend>>) -> Self {
+        let diffusion = config.diffusion();
+        let importance = (config.variance == Variance::Bound).then(|| RefCell::new(LossSampler::new(diffusion.len())));
+        Self { config, diffusion, data, effort, frozen, importance }
+    }
+
     fn tokenizer(&self, trained: &TrainedOf<B, Divae<B>>) -> Tokenizer<B::InnerBackend> {
         Tokenizer::of(self.config.clone(), trained.clone(), self.frozen.as_ref())
     }
 }
 
-/// Samples on their way to noise, at a training step: a function of the seed and the step.
-pub(super) fn noised<B: TrainBackend>(diffusion: &Diffusion, x0: Tensor<B, 4>, seed: u64, step: u64) -> Noised<B> {
-    let shape = x0.dims();
-    let (t, noise) = (timesteps(seed, step, shape[0], diffusion.len()), noise(seed, step, 0, shape, &x0.device()));
-    Noised::new(diffusion, x0, noise, t)
-}
+/// In a checkpoint.
+const LOSSES: &str = "diffusion_losses";
 
 impl<B: TrainBackend> Task<B> for DivaeTask<B> {
     type Model = Divae<B>;
@@ -119,7 +126,13 @@ impl<B: TrainBackend> Task<B> for DivaeTask<B> {
             f64::from(generator("dropped codes", seed, step, sample).uniform(0.0, 1.0)) < config.drop_codes
         };
         let drop: Vec<bool> = (0..x0.dims()[0] as u64).map(dropped).collect();
-        let noised = noised(&self.diffusion, x0, seed, step);
+        let (batch, steps) = (x0.dims()[0], self.diffusion.len());
+        let (t, weights) = match &self.importance {
+            Some(sampler) => sampler.borrow().draw(seed, step, batch),
+            None => (timesteps(seed, step, batch, steps), Vec::new()),
+        };
+        let noise = noise(seed, step, 0, x0.dims(), device);
+        let noised = Noised::new(&self.diffusion, x0, noise, t);
         let output = model.decoder.forward(noised.xt.clone(), &noised.t, without(condition, &drop));
         let (diffusion, objective) = (&self.diffusion, &config.objective);
         let (mut total, terms) = match config.variance {
@@ -135,7 +148,12 @@ impl<B: TrainBackend> Task<B> for DivaeTask<B> {
             Variance::Bound => {
                 let learned = split(diffusion, output, config.kind.channels(), &noised.t)?;
                 let simple = objective.loss(diffusion, learned.predicted.clone().detach(), &noised).mean();
-                let bound = bound(diffusion, objective.prediction, learned, &noised).mean();
+                let bound = bound(diffusion, objective.prediction, learned, &noised);
+                if let Some(sampler) = &self.importance {
+                    sampler.borrow_mut().remember(&noised.t, &host(bound.clone()));
+                }
+                let weights = Tensor::from_data(TensorData::new(weights, [batch, 1]), device);
+                let bound = (bound * weights).mean();
                 (bound.clone(), vec![("simple", number(&simple)), ("bound", number(&bound))])
             }
         };
@@ -143,6 +161,17 @@ impl<B: TrainBackend> Task<B> for DivaeTask<B> {
             total = total + quantized.commitment_loss.clone().mul_scalar(config.commitment);
         }
         Ok(Loss { total, terms, quantized, hits })
+    }
+
+    fn remembered(&self) -> Vec<(&'static str, Vec<u8>)> {
+        self.importance.iter().map(|sampler| (LOSSES, sampler.borrow().to_bytes())).collect()
+    }
+
+    fn recall(&self, file: &mut Checkpoint) -> Result<(), Failure> {
+        match &self.importance {
+            Some(sampler) => sampler.borrow_mut().restore(&file.file().read::<u8>(LOSSES)?),
+            None => Ok(()),
+        }
     }
 
     fn before(&self, start: &TrainedOf<B, Divae<B>>) -> Result<Option<Value>, Failure> {

@@ -71,8 +71,11 @@ impl Options {
         match &mut config.coding {
             Coding::Shared { codes, .. } => self.code.apply(codes),
             Coding::Memcodes(memcodes) => {
-                if self.code.l2_norm.is_some() || self.code.restart.is_some() || self.code.rotation {
-                    return Err(Failure::new("--l2-norm, --restart and --rotation are for --quantizer shared"));
+                let code = &self.code;
+                if code.l2_norm.is_some() || code.restart.is_some() || code.decay.is_some() || code.rotation {
+                    return Err(Failure::new(
+                        "--l2-norm, --restart, --decay and --rotation are for --quantizer shared",
+                    ));
                 }
                 memcodes.codes = self.code.codes.unwrap_or(memcodes.codes);
                 let of_head = self.code.dim.unwrap_or(memcodes.dim / memcodes.heads.max(1));

@@ -31,7 +31,7 @@ pub struct Checkpoint {
 pub struct Extra {
     /// Tensors under their whole names.
     pub tensors: NamedTensors,
-    /// An optimizer's moments, by name.
+    /// An optimizer's moments, or what a task remembers, by name.
     pub bytes: Vec<(&'static str, Vec<u8>)>,
 }
 

@@ -87,10 +87,11 @@ impl Coder {
         Ok(updated)
     }
 
-    /// Moves a quantizer's codes and layers towards this one's; centres are frozen, and counters have no average.
+    /// Moves a quantizer's codes and layers towards this one's; centres are frozen, and counters have no average. A code that was
+    /// restarted begins anew in its average too: halfway between two places it would be used by nothing.
     pub(super) fn average(&self, averaged: &mut Quantizer, codes: &Codes, decay: f64) -> Result<(), Failure> {
-        self.handle.read(|now| {
-            let now = now.state();
+        self.handle.read(|quantizer| {
+            let (now, restarted) = (quantizer.state(), quantizer.last_restarted());
             averaged.restore(|name, place| {
                 let moves =
                     matches!(name, "codebook" | "latent") || name.ends_with(".weight") || name.ends_with(".bias");
@@ -102,6 +103,13 @@ impl Coder {
                     if codes.normalize && name == "codebook" {
                         // The search by angle asks for unit rows, which a mean of unit rows is not.
                         values.chunks_exact_mut(codes.dim).for_each(to_unit_length);
+                    }
+                    if matches!(name, "codebook" | "latent") {
+                        let width = values.len() / codes.codes;
+                        for code in restarted.iter().map(|restarted| restarted.code as usize) {
+                            let row = code * width..(code + 1) * width;
+                            values[row.clone()].copy_from_slice(&now[row]);
+                        }
                     }
                 }
                 Ok::<(), Failure>(())

@@ -105,6 +105,9 @@ impl Codes {
                 return Err(Failure::new(format!("{name} {value}: expected 1 to {most}")));
             }
         }
+        if !(0.0..1.0).contains(&self.decay) {
+            return Err(Failure::new(format!("--decay {}: expected a share of at least 0 and below 1", self.decay)));
+        }
         Ok(())
     }
 }

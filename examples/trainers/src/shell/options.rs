@@ -153,6 +153,9 @@ pub struct CodeOptions {
     /// Restart stale codes: true or false.
     #[arg(long)]
     pub restart: Option<bool>,
+    /// Share that codes' moving averages keep at each step; a shorter memory finds stale codes sooner.
+    #[arg(long)]
+    pub decay: Option<f64>,
     /// Gradients by the rotation trick instead of straight through.
     #[arg(long)]
     pub rotation: bool,
@@ -168,6 +171,7 @@ impl CodeOptions {
         codes.dim = self.dim.unwrap_or(codes.dim);
         codes.normalize = self.l2_norm.unwrap_or(codes.normalize);
         codes.restart = self.restart.unwrap_or(codes.restart);
+        codes.decay = self.decay.unwrap_or(codes.decay);
         codes.rotation |= self.rotation;
     }
 }

@@ -181,7 +181,9 @@ pub fn run_task<B: TrainBackend, T: Task<B>>(
     }
     let mut history = Vec::new();
     if options.resume {
-        state = state.resume(&mut Checkpoint::of_run(&files.checkpoint, &run)?)?;
+        let mut file = Checkpoint::of_run(&files.checkpoint, &run)?;
+        state = state.resume(&mut file)?;
+        task.recall(&mut file)?;
         history = files.rewind(state.steps_taken())?;
     } else {
         files.clear(&[T::RESULTS, &CURVES].concat())?;
@@ -284,7 +286,7 @@ impl<B: TrainBackend, T: Task<B>> Training for TaskTraining<'_, B, T> {
     }
 
     fn save(&self, path: &Path) -> Result<(), Failure> {
-        self.state.save(path, &self.run, Extra::default())
+        self.state.save(path, &self.run, Extra { bytes: self.task.remembered(), ..Extra::default() })
     }
 }
 

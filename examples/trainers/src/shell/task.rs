@@ -8,6 +8,7 @@ use burn::tensor::{FloatDType, Tensor};
 use serde::Serialize;
 use serde_json::Value;
 
+use super::checkpoint::Checkpoint;
 use super::codes::Codes;
 use super::settings::Settings;
 use super::state::{TrainBackend, Trained};
@@ -63,11 +64,25 @@ pub trait Task<B: TrainBackend> {
         None
     }
 
-    /// The loss of a step. Data, noise and all that is random are a function of the seed and the step.
+    /// The loss of a step. Data, noise and all that is random are a function of the seed and the step, and of what is
+    /// [remembered](Self::remembered).
     ///
     /// # Errors
     /// As the parts.
     fn loss(&self, pass: Pass<'_, B, Self::Model>) -> Result<Loss<B>, Failure>;
+
+    /// What it learned from earlier losses, by its name in checkpoints: most tasks nothing.
+    fn remembered(&self) -> Vec<(&'static str, Vec<u8>)> {
+        Vec::new()
+    }
+
+    /// Takes up what was [remembered](Self::remembered).
+    ///
+    /// # Errors
+    /// What is missing in the file, or damaged.
+    fn recall(&self, _file: &mut Checkpoint) -> Result<(), Failure> {
+        Ok(())
+    }
 
     /// What is noted before the first step, as line 0 of the log: losses to compare with later.
     ///

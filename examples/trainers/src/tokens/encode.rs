@@ -163,7 +163,12 @@ fn sentences(
         Err(why) => Err(Failure::new(format!("`{name}`: {why}"))),
     };
     match options.say {
-        Say::Captions => Ok(corpus.texts.iter().map(|text| (None, text.clone())).collect()),
+        Say::Captions if corpus.pictures.is_empty() => {
+            Ok(corpus.texts.iter().map(|text| (None, text.clone())).collect())
+        }
+        Say::Captions => Ok(pictures
+            .flat_map(|(picture, _)| picture.captions.iter().map(|text| (Some(picture.name.clone()), text.clone())))
+            .collect()),
         Say::Boxes => pictures
             .map(|(picture, _)| {
                 let boxes: Vec<_> = picture.boxes.iter().cloned().map(Into::into).collect();

@@ -1,6 +1,6 @@
 //! Where annotations come from: rendered scenes, COCO's JSON, and tables of captions.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs;
 use std::path::Path;
 
@@ -154,17 +154,22 @@ pub fn from_coco(path: &Path) -> Result<Vec<Annotated>, Failure> {
     Ok(all)
 }
 
-/// Captions from a table: in each line a picture's number or name, a tab, and a caption; lines of one picture are gathered.
+/// Captions from a table: in each line a picture's number or name, a tab, and a caption; lines of one picture are gathered
+/// at its first.
 ///
 /// # Errors
 /// Where the file cannot be read, is empty or not UTF-8, or a line has no tab or no caption.
 pub fn captions_tsv(path: &Path) -> Result<Vec<Annotated>, Failure> {
     let text = fs::read_to_string(path).at("read", path)?;
-    let mut pictures: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+    let (mut pictures, mut places) = (Vec::<Annotated>::new(), HashMap::new());
     for (number, line) in (1..).zip(text.lines()) {
         match line.split_once('\t') {
             Some((name, caption)) if !caption.trim().is_empty() => {
-                pictures.entry(name).or_default().push(caption.trim().to_owned());
+                let place = *places.entry(name).or_insert(pictures.len());
+                if place == pictures.len() {
+                    pictures.push(Annotated { name: name.to_owned(), ..Annotated::default() });
+                }
+                pictures[place].captions.push(caption.trim().to_owned());
             }
             _ => {
                 let refused = path.display();
@@ -175,10 +180,8 @@ pub fn captions_tsv(path: &Path) -> Result<Vec<Annotated>, Failure> {
             }
         }
     }
-    if pictures.is_empty() {
-        return Err(Failure::new(format!("`{}` has no caption", path.display())));
+    match pictures.is_empty() {
+        true => Err(Failure::new(format!("`{}` has no caption", path.display()))),
+        false => Ok(pictures),
     }
-    let annotated =
-        |(name, captions): (&str, Vec<String>)| Annotated { name: name.to_owned(), captions, ..Annotated::default() };
-    Ok(pictures.into_iter().map(annotated).collect())
 }
