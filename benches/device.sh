@@ -9,16 +9,19 @@
 #
 # `run` needs target/device, and neither Rust nor a toolkit; what is not installed there (compute-sanitizer, ncu, PyTorch) is said and left out.
 # It prints as it goes, and leaves one file in OUT for each part: PART.txt (speed: speed.jsonl as well).
+# ROWS=256 CODES=512 make `speed` small, for a trial on the virtual driver (LD_LIBRARY_PATH of `.ci/device`).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 place=target/device
 
 build() {
     mkdir -p "$place"
+    local built
+    built=$(realpath -m "${CARGO_TARGET_DIR:-target}")
     cargo test --release --features cuda --test twins --no-run --message-format json |
         sed -n 's/.*"executable":"\([^"]*twins-[^"]*\)".*/\1/p' | tail -1 | xargs -I{} cp {} "$place/twins"
     cargo build --release --features cuda --example speed
-    cp target/release/examples/speed "$place/speed"
+    cp "$built/release/examples/speed" "$place/speed"
     strip "$place/twins" "$place/speed"
     git rev-parse HEAD >"$place/commit"
     if [ -n "${1:-}" ]; then cp "$1" "$place/peers.py"; fi
@@ -39,7 +42,8 @@ tests() {
 }
 
 speed() {
-    local run=("$place/speed" --device cuda:0 --rows 65536)
+    local rows=${ROWS:-65536} codes=${CODES:-100000}
+    local run=("$place/speed" --device cuda:0 --rows "$rows" --codes "$codes")
     for round in 1 2 3; do
         for dim in 8 32 256; do "${run[@]}" --op search --dim "$dim" --repeat 51; done
         "${run[@]}" --op search --dim 32 --metric l2 --repeat 51
@@ -49,7 +53,7 @@ speed() {
         "${run[@]}" --op project --dim 32 --repeat 51
         "${run[@]}" --op step --dim 32 --repeat 51
         # The peers last about a minute: once, in the middle.
-        if [ "$round" = 2 ] && [ -e "$place/peers.py" ]; then python3 "$place/peers.py" --rows 65536 --codes 100000 --dim 8 32 256 || echo "peers: FAILED"; fi
+        if [ "$round" = 2 ] && [ -e "$place/peers.py" ]; then python3 "$place/peers.py" --rows "$rows" --codes "$codes" --dim 8 32 256 || echo "peers: FAILED"; fi
     done | tee "$1/speed.jsonl"
 }
 
@@ -82,12 +86,18 @@ run() {
         speed) speed "$out" ;;
         sanitize) sanitize ;;
         ncu) profile ;;
-        *) echo "no part $part" && exit 2 ;;
     esac; } 2>&1 | tee "$out/$part.txt"
 }
 
 case "${1:-}" in
     build) build "${2:-}" ;;
-    run) run "$2" "$3" ;;
+    run)
+        case "${3:-}" in
+            tests | speed | sanitize | ncu) ;;
+            *) sed -n '2,12p' "$0"; exit 2 ;;
+        esac
+        [ -x "$place/twins" ] || { echo "no $place/twins: benches/device.sh build" && exit 2; }
+        run "$2" "$3"
+        ;;
     *) sed -n '2,12p' "$0"; exit 2 ;;
 esac

@@ -1,8 +1,62 @@
-// A codebook's copy in f16 for the coarse pass, and what its bound needs. Plain but for several threads a code: no `_ref`; a wrong copy
-// makes wrong codes, which tests/twins/search.rs finds.
+// A codebook's copy in f16 for the coarse pass, and what its bound needs: src/cuda/codebook.rs has the layout.
 #include "common/coarse.cuh"
 #include "common/lanes.cuh"
 #include "common/ptx.cuh"
+
+// -- reference: one thread does it all
+
+extern "C" __global__ void pack_ref(const float* codebook, u32 codes, u32 padded, u32 dim, u32 words, Header* header,
+                                    u32* copy, float* scaled_half_norms, float* half_norms) {
+    if (blockIdx.x != 0 || threadIdx.x != 0) return;
+    float norm = 0.0f, half_norm = 0.0f, residual = 0.0f, coarse_norm = 0.0f;
+    u32 bad = 0;
+    #pragma unroll 1
+    for (u64 k = 0; k < codes; k++) {
+        float n = 0.0f;
+        double sum = 0.0;
+        bool finite = true;
+        #pragma unroll 1
+        for (u64 at = k * dim; at < (k + 1) * dim; at++) {
+            finite = finite && is_finite(codebook[at]);
+            n = __fmaf_rn(codebook[at], codebook[at], n);
+            sum += (double)codebook[at] * (double)codebook[at];
+        }
+        if (half_norms) {
+            half_norms[k] = __fmul_rn(n, -0.5f);
+            finite = finite && is_finite(half_norms[k]);
+        }
+        if (!finite) bad = 1;
+        if (finite) norm = fmaxf(norm, root_up(sum));
+        if (finite && half_norms) half_norm = fmaxf(half_norm, -half_norms[k]);
+    }
+    *header = {__float_as_uint(norm), __float_as_uint(half_norm), bad};
+    bool good = usable(header);
+    float scale = good ? scale_of(header) : 0.0f;
+    #pragma unroll 1
+    for (u64 k = 0; k < padded; k++) {
+        u64 code = k < codes ? k : codes - 1;
+        double residuals = 0.0, squares = 0.0;
+        #pragma unroll 1
+        for (u32 i = 0; i < 8 * words; i += 2) {
+            double own[2];
+            #pragma unroll 1
+            for (u32 j = 0; j < 2; j++)
+                own[j] = good && i + j < dim ? (double)codebook[code * dim + i + j] * (double)scale : 0.0;
+            u32 packed = pack_f16((float)own[0], (float)own[1]);
+            double low = low_f16(packed), high = high_f16(packed);
+            copy[code_word(k, i, words)] = packed;
+            residuals += (own[0] - low) * (own[0] - low) + (own[1] - high) * (own[1] - high);
+            squares += low * low + high * high;
+        }
+        residual = fmaxf(residual, root_up(residuals));
+        coarse_norm = fmaxf(coarse_norm, root_up(squares));
+        if (scaled_half_norms) scaled_half_norms[k] = __fmul_rn(__fmul_rn(half_norms[code], scale), scale);
+    }
+    header->residual = __float_as_uint(residual);
+    header->coarse_norm = __float_as_uint(coarse_norm);
+}
+
+// -- tuned: several threads a code
 
 // The header before any code is known.
 extern "C" __global__ void pack_begin(Header* header) {

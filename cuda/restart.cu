@@ -78,7 +78,6 @@ extern "C" __global__ void __launch_bounds__(256) restart_ref(
     for (u32 slot = threadIdx.x; slot < slots; slot += blockDim.x) table[slot] = EMPTY;
     __syncthreads();
     if (threadIdx.x != 0) return;
-    Permutation order = order_of(seed, step, step_there, rows, half_bits);
     Activity activity = {cluster_size, exposure, last_seen, rows_seen};
     Rule rule = {share, patience};
     u32 stale = 0, restarted = 0, position = 0;
@@ -89,7 +88,8 @@ extern "C" __global__ void __launch_bounds__(256) restart_ref(
         stale++;
         bool found = false;
         while (!found && restarted < room && position < rows) {
-            u32 row = permuted(order, position++), code = code_of(codes, row, count, status, op), hash = 0;
+            u32 row = permuted(order_of(seed, step, step_there, rows, half_bits), position++);
+            u32 code = code_of(codes, row, count, status, op), hash = 0;
             const float* value = x + (u64)row * dim;
             bool usable = weight_of(weights, row, status, op) > 0.0f && code != NO_CODE;
             #pragma unroll 1

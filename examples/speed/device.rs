@@ -1,7 +1,7 @@
 //! The ops on a GPU: timed by events around a captured graph's replays, and checked against the CPU.
 
-use cudarc::driver::sys::{CUevent_flags, CUgraphInstantiate_flags, CUstreamCaptureMode};
-use cudarc::driver::{CudaSlice, DevicePtr};
+use cudarc::driver::sys::{CUevent, CUevent_flags, CUgraphInstantiate_flags, CUresult, CUstreamCaptureMode};
+use cudarc::driver::{CudaSlice, DevicePtr, DriverError};
 use serde_json::{Value, json};
 use vq_kernels::cuda::ops::ema::{DeviceActivity, DeviceStatistics, observe_scratch_len, update_means};
 use vq_kernels::cuda::quantizer::DeviceQuantizer;
@@ -42,6 +42,26 @@ pub fn measure(options: &Options, size: Size, ordinal: usize, way: Search) -> Re
         "search": format!("{way:?}").to_lowercase(), "metric": size.metric.name(),
         "median_ms": samples[samples.len() / 2], "min_ms": samples[0], "wrong": wrong,
     }))
+}
+
+/// Time between two events that have passed, by the call that all drivers have; cudarc's is of CUDA 12.8, and it panics where
+/// a driver is older.
+fn elapsed_ms(start: CUevent, end: CUevent) -> Result<f64, Failure> {
+    const NAME: &str = "cuEventElapsedTime";
+    type Elapsed = unsafe extern "C" fn(*mut f32, CUevent, CUevent) -> CUresult;
+    let missing = |error| Failure::new(format!("{NAME}: {error}"));
+    let names: &[&str] = if cfg!(windows) { &["nvcuda.dll"] } else { &["libcuda.so.1", "libcuda.so"] };
+    // SAFETY: the driver, which is loaded already.
+    let found = names.iter().find_map(|name| unsafe { libloading::Library::new(*name) }.ok());
+    let driver = found.ok_or_else(|| Failure::new("no driver is loaded"))?;
+    // SAFETY: a call of that type, by the driver's documentation.
+    let elapsed = unsafe { driver.get::<Elapsed>(NAME) }.map_err(missing)?;
+    let mut milliseconds = 0.0;
+    // SAFETY: a place for the result, and events that their owners keep.
+    unsafe { elapsed(&mut milliseconds, start, end) }
+        .result()
+        .map_err(|error: DriverError| Failure::new(format!("{NAME}: {error}")))?;
+    Ok(milliseconds.into())
 }
 
 /// Milliseconds of a call, ascending.
@@ -96,7 +116,8 @@ impl Bench {
             let start = raw.record_event(Some(CUevent_flags::CU_EVENT_DEFAULT)).map_err(driver)?;
             graph.launch().map_err(driver)?;
             let end = raw.record_event(Some(CUevent_flags::CU_EVENT_DEFAULT)).map_err(driver)?;
-            samples.push(f64::from(start.elapsed_ms(&end).map_err(driver)?));
+            end.synchronize().map_err(driver)?;
+            samples.push(elapsed_ms(start.cu_event(), end.cu_event())?);
         }
         samples.sort_by(f64::total_cmp);
         Ok(samples)

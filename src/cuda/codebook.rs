@@ -212,4 +212,20 @@ impl PackedDeviceCodebook<'_> {
     pub fn reference_args(&self, run: impl FnOnce(Arg, Arg)) {
         run(Arg::from(&self.codebook), self.half_norms());
     }
+
+    /// What the kernel `pack_ref` takes to pack the same codes in the same place.
+    pub fn pack_ref_args(&self) -> [Arg; 9] {
+        let padded = self.codes().next_multiple_of(PADDING);
+        [
+            Arg::from(&self.codebook),
+            self.codes().into(),
+            padded.into(),
+            self.dim().into(),
+            self.layout.words.into(),
+            self.header(),
+            self.copy(),
+            self.scaled_half_norms(),
+            self.half_norms(),
+        ]
+    }
 }

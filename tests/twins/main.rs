@@ -23,12 +23,14 @@ mod support;
 #[path = "../ptx_vm/vm/mod.rs"]
 mod vm;
 
+mod broken;
 mod ema;
 mod gather;
 mod kmeans;
 mod kmeans_pass;
 mod loss;
 mod normalize;
+mod pack;
 mod project;
 mod quantizer;
 mod random;

@@ -176,7 +176,6 @@ fn the_references_and_every_kernel() {
     both.same(&gpu, &[half::f16::ONE; 16], None, "f16");
     both.same(&gpu, &[half::bf16::ONE; 16], None, "bf16");
     gpu.assert_all_ran("search");
-    gpu.assert_all_ran("pack");
 }
 
 fn reference<E: Element + bytemuck::Pod>(

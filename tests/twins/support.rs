@@ -8,11 +8,12 @@ use std::rc::Rc;
 use bytemuck::Pod;
 use cudarc::driver::{CudaSlice, DevicePtr};
 use vq_kernels::cuda::{
-    Arg, Device, DeviceMatMut, DeviceMatRef, DeviceMut, DeviceRef, Grid, IMAGES, Image, Kernel, Queue, Stream, status,
+    Arg, CudaError, Device, DeviceMatMut, DeviceMatRef, DeviceMut, DeviceRef, Grid, IMAGES, Image, Kernel, Queue,
+    Stream, status,
 };
 use vq_kernels::{Error, Result};
 
-use crate::vm::{self, Machine, MmaError, Module, Options};
+use crate::vm::{self, Fault, Machine, MmaError, Module, Options};
 
 /// A device and its only stream.
 pub struct Gpu {
@@ -24,8 +25,16 @@ pub struct Gpu {
 
 /// Where buffers lie and kernels run.
 enum Memory {
-    Virtual { machine: Machine, modules: RefCell<BTreeMap<&'static str, Rc<Module>>> },
-    Device { stream: Stream, buffers: RefCell<Vec<CudaSlice<u8>>> },
+    Virtual {
+        machine: Machine,
+        modules: RefCell<BTreeMap<&'static str, Rc<Module>>>,
+        /// Where faults are looked for, the first: not an error of the test, then, but of the launch.
+        fault: Option<RefCell<Option<Fault>>>,
+    },
+    Device {
+        stream: Stream,
+        buffers: RefCell<Vec<CudaSlice<u8>>>,
+    },
 }
 
 // SAFETY: each launch is executed to its end before the next, or handed to a stream, on the arguments as given.
@@ -33,8 +42,8 @@ unsafe impl Queue for Gpu {
     unsafe fn launch(&self, kernel: Kernel, grid: Grid, args: &[Arg]) -> Result<()> {
         Arg::check_owner(args, self.id())?;
         self.launched.borrow_mut().insert(kernel.name);
-        let (machine, modules) = match &self.memory {
-            Memory::Virtual { machine, modules } => (machine, modules),
+        let (machine, modules, fault) = match &self.memory {
+            Memory::Virtual { machine, modules, fault } => (machine, modules, fault),
             // SAFETY: the caller's claim.
             Memory::Device { stream, .. } => return unsafe { stream.launch(kernel, grid, args) },
         };
@@ -49,9 +58,15 @@ unsafe impl Queue for Gpu {
             .collect();
         let module = parsed(modules, kernel.image);
         let done = machine.launch(&module, kernel.name, grid.blocks, [grid.threads, 1, 1], 0, &args);
-        // A fault is a bug of the kernel, not an error of the op.
-        done.unwrap_or_else(|fault| panic!("{fault}"));
-        Ok(())
+        match (done, fault) {
+            (Ok(()), _) => Ok(()),
+            (Err(found), Some(place)) => {
+                place.borrow_mut().get_or_insert(found);
+                Err(CudaError::Driver(700).into())
+            }
+            // A fault is a bug of the kernel, not an error of the op.
+            (Err(found), None) => panic!("{found}"),
+        }
     }
 
     fn id(&self) -> u64 {
@@ -81,13 +96,36 @@ impl Gpu {
                 let stream = Device::probe(ordinal).and_then(|device| device.stream()).expect("a device");
                 Memory::Device { stream, buffers: RefCell::default() }
             }
-            Err(_) => {
-                Memory::Virtual { machine: Machine::new(Options { mma, schedule: 7 }), modules: RefCell::default() }
-            }
+            Err(_) => Memory::Virtual {
+                machine: Machine::new(Options { mma, schedule: 7 }),
+                modules: RefCell::default(),
+                fault: None,
+            },
         };
         let mut gpu = Self { memory, launched: RefCell::default(), status: 0, processors };
         gpu.status = gpu.upload(&[0u32; status::STATUS_WORDS]).address();
         gpu
+    }
+
+    /// The virtual machine with a text of its own for the image of that name.
+    pub fn with_text(image: &'static str, text: &str) -> Self {
+        let module = Module::parse(text).unwrap_or_else(|error| panic!("{image}: {error}"));
+        let machine = Machine::new(Options { mma: MmaError::Exact, schedule: 7 });
+        // What runs on for ever is a fault, too.
+        machine.set_budget(1 << 22);
+        let modules = RefCell::new(BTreeMap::from([(image, Rc::new(module))]));
+        let memory = Memory::Virtual { machine, modules, fault: Some(RefCell::default()) };
+        let mut gpu = Self { memory, launched: RefCell::default(), status: 0, processors: 2 };
+        gpu.status = gpu.upload(&[0u32; status::STATUS_WORDS]).address();
+        gpu
+    }
+
+    /// The first fault, where they are [looked for](Self::with_text).
+    pub fn fault(&self) -> Option<Fault> {
+        match &self.memory {
+            Memory::Virtual { fault: Some(fault), .. } => fault.borrow_mut().take(),
+            _ => None,
+        }
     }
 
     /// An uninitialised buffer.
@@ -191,6 +229,11 @@ impl Gpu {
         let blocks = [items.div_ceil(threads as usize).max(1) as u32, 1, 1];
         // SAFETY: the caller's arguments are the kernel's: the machine finds any that are not.
         unsafe { self.launch(Kernel { image, name }, Grid { blocks, threads }, args) }.expect("faults panic");
+    }
+
+    /// Whether the kernel has been launched here.
+    pub fn ran(&self, kernel: &str) -> bool {
+        self.launched.borrow().contains(kernel)
     }
 
     /// Every kernel of the image has been launched here: none is skipped silently.

@@ -234,9 +234,10 @@ pub extern "C" fn cuEventQuery(event: usize) -> Code {
     call(|driver| driver.query(event))
 }
 
-/// A millisecond, always: there is no clock.
+/// A millisecond, always: there is no clock. (A second version of the call is of CUDA 12.8: not of all drivers that are
+/// promised to do.)
 #[unsafe(no_mangle)]
-pub extern "C" fn cuEventElapsedTime_v2(milliseconds: *mut f32, start: usize, end: usize) -> Code {
+pub extern "C" fn cuEventElapsedTime(milliseconds: *mut f32, start: usize, end: usize) -> Code {
     call(|driver| {
         driver.query(start)?;
         driver.query(end)?;
