@@ -75,7 +75,7 @@ extern "C" __global__ void __launch_bounds__(256) report_parts(const u32* codes,
     if (threadIdx.x == 0) parts[blockIdx.x] = {sums[0], coded, wanted};
 }
 
-// The report's words, in the order of `decode` in src/cuda/quantizer/report.rs; and the step is taken.
+// The report's words, in the order of `decode` in src/cuda/quantizer/report.rs; and the step is taken, where there is one.
 extern "C" __global__ void report_words(const Part* parts, u32 count, const double* codebook, const double* commitment,
                                         const u32* active, const u32* restart, u64* words, u64* step) {
     if (threadIdx.x != 0) return;
@@ -96,7 +96,7 @@ extern "C" __global__ void report_words(const Part* parts, u32 count, const doub
     words[7] = active ? active[0] : 0;
     words[8] = restart ? restart[0] : 0;
     words[9] = restart ? restart[1] : 0;
-    *step += 1;
+    if (step) *step += 1;
 }
 
 // No code is hit: every place of the list is free.

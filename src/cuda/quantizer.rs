@@ -27,7 +27,7 @@ use super::status::Op;
 use crate::element::Element;
 use crate::error::{Error, Result, same};
 use crate::ops::search::Search;
-use crate::quantizer::Config;
+use crate::quantizer::{Config, Loss};
 
 /// A vector quantizer whose state is on a device.
 pub struct DeviceQuantizer<'a> {
@@ -41,6 +41,10 @@ pub struct DeviceQuantizer<'a> {
     rows: usize,
     /// Rows of the last step.
     last: usize,
+    /// What the loss terms weigh in the last step.
+    terms: Loss,
+    /// Whether a pass waits for its update.
+    passed: bool,
 }
 
 impl<'a> DeviceQuantizer<'a> {
@@ -88,7 +92,8 @@ impl<'a> DeviceQuantizer<'a> {
         ops::zero(queue, &mut arena.at(places.step))?;
         let codebook = arena.mat(places.codebook, codes, dim)?.shared();
         let packed = PackedDeviceCodebook::pack(queue, codebook, config.metric(), arena.at(places.packed))?;
-        Ok(Self { config, arena, places, packed, statistics, activity, rows, last: 0 })
+        let (last, terms, passed) = (0, Loss::default(), false);
+        Ok(Self { config, arena, places, packed, statistics, activity, rows, last, terms, passed })
     }
 
     /// The settings.
@@ -149,7 +154,7 @@ impl<'a> DeviceQuantizer<'a> {
         same(OP, "columns of x", self.config.inputs, x.cols())?;
         same(OP, "length of codes", x.rows(), codes.len())?;
         ops::check_weights(OP, weights, x.rows())?;
-        self.last = 0;
+        self.forget();
         if weights.is_some() {
             self.check_rows(queue, x.rows(), None, weights, Op::Encode)?;
         }
@@ -179,7 +184,7 @@ impl<'a> DeviceQuantizer<'a> {
         if !self.config.factorize {
             return ops::gather(queue, codes, &codebook, output);
         }
-        self.last = 0;
+        self.forget();
         self.check_rows(queue, codes.len(), Some(codes), None, Op::Decode)?;
         for first in (0..codes.len()).step_by(self.rows) {
             let codes = codes.range(first, self.rows.min(codes.len() - first));
@@ -207,25 +212,106 @@ impl<'a> DeviceQuantizer<'a> {
         weights: Option<&DeviceRef<f32>>,
         head: impl FnOnce(&Q, &DeviceMatRef, &mut DeviceMatMut) -> Result<()>,
     ) -> Result<()> {
-        const OP: &str = "forward";
-        let (rows, inputs) = (x.rows(), self.config.inputs);
-        same(OP, "columns of x", inputs, x.cols())?;
-        ops::check_weights(OP, weights, rows)?;
-        if rows > self.rows {
-            return Err(Error::TooLarge { op: OP, arg: "rows", max: self.rows as u64, got: rows as u64 });
-        }
-        self.last = rows;
-        if rows == 0 {
+        if !self.pass(queue, x, weights)? {
             return Ok(());
         }
-        self.forward(queue, x, weights)?;
-        let output = self.arena.mat(self.output(), rows, inputs)?.shared();
-        let mut doutput = self.arena.mat(self.places.doutput, rows, inputs)?;
+        let output = self.arena.mat(self.output(), x.rows(), x.cols())?.shared();
+        let mut doutput = self.arena.mat(self.places.doutput, x.rows(), x.cols())?;
         head(queue, &output, &mut doutput)?;
         self.losses(queue, x, weights)?;
-        self.backward(queue, x, weights)?;
-        self.update(queue, x, weights)?;
-        self.report(queue, weights)
+        self.pass_gradients(queue, x, weights)?;
+        self.learn(queue, x, weights)?;
+        self.report(queue, weights, true)
+    }
+
+    /// The first half of a step, for frameworks that ask for the gradient later: rows `x` `[rows, inputs]` to
+    /// [codes](Self::last_codes), [output](Self::last_output) and loss terms. (The [report](Self::last_report)'s `active` and
+    /// `restart` come from [`update`](Self::update).) No rows: nothing is done.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] where the extents differ, [`Error::TooLarge`] for more rows than the memory is for. Noted in the
+    /// status: weights outside `0..=1`.
+    pub fn forward(&mut self, queue: &impl Queue, x: &DeviceMatRef, weights: Option<&DeviceRef<f32>>) -> Result<()> {
+        if self.pass(queue, x, weights)? {
+            self.losses(queue, x, weights)?;
+            self.report(queue, weights, false)?;
+        }
+        self.passed = true;
+        Ok(())
+    }
+
+    /// The second half: the gradient at `x` ([`last_input_gradient`](Self::last_input_gradient)) and the projections' own,
+    /// from the loss's derivatives by each term and by the output, all of which `write` writes `[rows, inputs]`. `x` and
+    /// `weights` are what [`forward`](Self::forward) was given.
+    ///
+    /// # Errors
+    /// [`Error::Order`] where no `forward` came before, [`Error::Shape`] where the extents differ from its,
+    /// [`Error::Config`] for derivatives by the terms that are not finite; what `write` returns.
+    pub fn backward<Q: Queue>(
+        &mut self,
+        queue: &Q,
+        x: &DeviceMatRef,
+        weights: Option<&DeviceRef<f32>>,
+        terms: Loss,
+        write: impl FnOnce(&Q, &mut DeviceMatMut) -> Result<()>,
+    ) -> Result<()> {
+        self.check_pass("backward", x, weights)?;
+        if !(terms.codebook.is_finite() && terms.commitment.is_finite()) {
+            return Err(Error::Config { field: "terms", expected: "finite derivatives by the loss terms" });
+        }
+        self.terms = terms;
+        if x.rows() == 0 {
+            return Ok(());
+        }
+        write(queue, &mut self.arena.mat(self.places.doutput, x.rows(), x.cols())?)?;
+        self.pass_gradients(queue, x, weights)
+    }
+
+    /// The last part of a step: statistics, averages, restart and the whole report, of what [`forward`](Self::forward) was
+    /// given and what [`backward`](Self::backward) left; where none came, the terms weigh as the configuration says.
+    ///
+    /// # Errors
+    /// [`Error::Order`] where no `forward` came since the last one, [`Error::Shape`] where the extents differ from its.
+    /// Noted in the status: more than 2²² rows of one code.
+    pub fn update(&mut self, queue: &impl Queue, x: &DeviceMatRef, weights: Option<&DeviceRef<f32>>) -> Result<()> {
+        self.check_pass("update", x, weights)?;
+        self.passed = false;
+        if x.rows() == 0 {
+            return Ok(());
+        }
+        self.learn(queue, x, weights)?;
+        self.report(queue, weights, true)
+    }
+
+    /// Codes and output of rows, and whether there are any.
+    fn pass(&mut self, queue: &impl Queue, x: &DeviceMatRef, weights: Option<&DeviceRef<f32>>) -> Result<bool> {
+        const OP: &str = "forward";
+        same(OP, "columns of x", self.config.inputs, x.cols())?;
+        ops::check_weights(OP, weights, x.rows())?;
+        if x.rows() > self.rows {
+            return Err(Error::TooLarge { op: OP, arg: "rows", max: self.rows as u64, got: x.rows() as u64 });
+        }
+        self.forget();
+        self.last = x.rows();
+        self.terms = Loss { codebook: self.config.codebook_weight, commitment: self.config.commitment_weight };
+        if x.rows() > 0 {
+            self.pass_rows(queue, x, weights)?;
+        }
+        Ok(x.rows() > 0)
+    }
+
+    fn check_pass(&self, op: &'static str, x: &DeviceMatRef, weights: Option<&DeviceRef<f32>>) -> Result<()> {
+        if !self.passed {
+            return Err(Error::Order { op, expected: "forward" });
+        }
+        same(op, "rows of x", self.last, x.rows())?;
+        same(op, "columns of x", self.config.inputs, x.cols())?;
+        ops::check_weights(op, weights, x.rows())
+    }
+
+    /// The last step's rows are about to be overwritten.
+    fn forget(&mut self) {
+        (self.last, self.passed) = (0, false);
     }
 
     /// Packs the codebook again, after its codes have been written.

@@ -3,8 +3,8 @@
 use vq_kernels::cuda::quantizer::{DeviceQuantizer, DeviceState, REPORT_WORDS, decode_report};
 use vq_kernels::cuda::{DeviceMatMut, DeviceMatRef, DeviceMut, DeviceRef};
 use vq_kernels::ops::restart::Rule;
-use vq_kernels::quantizer::{Config, Estimator, Initial, Learner, Quantizer, StateRef};
-use vq_kernels::{Cpu, Error, NO_CODE, Result};
+use vq_kernels::quantizer::{Config, Estimator, Initial, Learner, Loss, Quantizer, Report, StateRef};
+use vq_kernels::{Cpu, Error, MatRef, NO_CODE, Result};
 
 use crate::common::{assert_same_bits, assert_same_bits64, mat, paint};
 use crate::support::{Gpu, refused};
@@ -37,6 +37,36 @@ fn pair(gpu: &Gpu, config: Config, count: usize) -> (Quantizer, DeviceQuantizer<
     (here, there)
 }
 
+/// Derivatives by the loss terms that no configuration here has.
+const TERMS: Loss = Loss { codebook: 0.75, commitment: 0.375 };
+
+/// A step in its parts.
+fn parts_here(here: &mut Quantizer, x: MatRef, weights: Option<&[f32]>, target: &[f32]) -> Report {
+    let cpu = Cpu::new();
+    let mut report = here.forward(&cpu, x, weights).expect("a pass");
+    here.backward(&cpu, x, target, TERMS).expect("a backward");
+    report.active = here.collect_statistics(&cpu, here.exponent().expect("a pass")).expect("statistics");
+    report.restart = here.update(&cpu).expect("an update");
+    report
+}
+
+/// The same there.
+fn parts_there(
+    gpu: &Gpu,
+    there: &mut DeviceQuantizer,
+    x: &DeviceMatRef,
+    weights: Option<&DeviceRef<f32>>,
+    target: &[f32],
+) {
+    there.forward(gpu, x, weights).expect("a pass");
+    let write = |_: &Gpu, gradient: &mut DeviceMatMut| -> Result<()> {
+        gpu.write(gradient.data().address(), bytemuck::cast_slice(target));
+        Ok(())
+    };
+    there.backward(gpu, x, weights, TERMS, write).expect("a backward");
+    there.update(gpu, x, weights).expect("an update");
+}
+
 pub fn twins(config: Config, count: usize, steps: u64) -> Gpu {
     let (gpu, cpu, width) = (Gpu::default(), Cpu::new(), config.inputs);
     let (mut here, mut there) = pair(&gpu, config, count);
@@ -48,16 +78,27 @@ pub fn twins(config: Config, count: usize, steps: u64) -> Gpu {
         let weights = (step % 2 == 1).then_some(&weights[..]);
         // Not a function of the output, which is compared on its own.
         let target = paint(count * width, 200 + step);
-        let report = here
-            .train_step(&cpu, mat(&x, count, width), weights, |_, gradient| gradient.copy_from_slice(&target))
-            .expect("a step");
-        let device_weights = weights.map(|w| gpu.slice(w));
-        let head = |_: &Gpu, output: &DeviceMatRef, gradient: &mut DeviceMatMut| -> Result<()> {
-            assert_eq!((output.rows(), output.cols()), (count, width));
-            gpu.write(gradient.data().address(), bytemuck::cast_slice(&target));
-            Ok(())
+        // Whole, or in parts.
+        let (rows, apart) = (mat(&x, count, width), step / 2 % 2 == 1);
+        let report = match apart {
+            true => parts_here(&mut here, rows, weights, &target),
+            false => {
+                let head = |_: MatRef, gradient: &mut [f32]| gradient.copy_from_slice(&target);
+                here.train_step(&cpu, rows, weights, head).expect("a step")
+            }
         };
-        there.train_step(&gpu, &gpu.mat(&x, count, width), device_weights.as_ref(), head).expect("a step");
+        let (rows, device_weights) = (gpu.mat(&x, count, width), weights.map(|w| gpu.slice(w)));
+        match apart {
+            true => parts_there(&gpu, &mut there, &rows, device_weights.as_ref(), &target),
+            false => {
+                let head = |_: &Gpu, output: &DeviceMatRef, gradient: &mut DeviceMatMut| -> Result<()> {
+                    assert_eq!((output.rows(), output.cols()), (count, width));
+                    gpu.write(gradient.data().address(), bytemuck::cast_slice(&target));
+                    Ok(())
+                };
+                there.train_step(&gpu, &rows, device_weights.as_ref(), head).expect("a step");
+            }
+        }
         gpu.check().expect("nothing noted");
         let context = format!("step {step} of {config:?}");
         assert_eq!(gpu.read_ref(&there.last_codes()), here.last_codes(), "{context}");
@@ -256,6 +297,19 @@ fn bad_input_is_refused() {
     refused(quantizer.train_step(&gpu, &gpu.mat(&[0.0; 10 * 19], 10, 19), None, head));
     refused(quantizer.train_step(&gpu, &gpu.mat(&[0.0; 200], 10, 20), Some(&gpu.slice(&[1.0; 9])), head));
     quantizer.train_step(&gpu, &gpu.mat(&[], 0, 20), None, head).expect("no rows");
+    let (x, write) = (gpu.mat(&[0.0; 200], 10, 20), |_: &Gpu, _: &mut DeviceMatMut| Ok(()));
+    // Parts of a step have an order.
+    let (_, mut quantizer) = pair(&gpu, config(), 10);
+    refused(quantizer.backward(&gpu, &x, None, TERMS, write));
+    refused(quantizer.update(&gpu, &x, None));
+    quantizer.forward(&gpu, &x, None).expect("a pass");
+    refused(quantizer.backward(&gpu, &gpu.mat(&[0.0; 180], 9, 20), None, TERMS, write));
+    refused(quantizer.backward(&gpu, &x, None, Loss { codebook: f64::NAN, ..TERMS }, write));
+    quantizer.encode(&gpu, &x, None, &mut gpu.room(10)).expect("codes");
+    refused(quantizer.update(&gpu, &x, None));
+    quantizer.forward(&gpu, &gpu.mat(&[], 0, 20), None).expect("no rows");
+    quantizer.update(&gpu, &gpu.mat(&[], 0, 20), None).expect("no rows");
+    refused(quantizer.update(&gpu, &gpu.mat(&[], 0, 20), None));
     refused(quantizer.encode(&gpu, &gpu.mat(&[0.0f32; 20], 1, 20), None, &mut gpu.room(2)));
     refused(quantizer.decode(&gpu, &gpu.slice(&[1, 2]), &mut gpu.mat_room(3, 20)));
 }

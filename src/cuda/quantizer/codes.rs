@@ -86,7 +86,7 @@ impl<'a> DeviceQuantizer<'a> {
             dim.into(),
             Arg::from(&self.arena.at(places.codebook)),
             Arg::from(&self.arena.at(places.observed)),
-            self.config.codebook_weight.into(),
+            self.terms.codebook.into(),
             (&mut gradients).into(),
         ];
         self.over(queue, "code_gradients", hits.len() * dim, &args)?;

@@ -15,7 +15,7 @@ use crate::quantizer::{Estimator, Learner};
 
 impl<'a> DeviceQuantizer<'a> {
     /// Searched rows, codes, quantized rows and output.
-    pub(super) fn forward(
+    pub(super) fn pass_rows(
         &mut self,
         queue: &impl Queue,
         x: &DeviceMatRef,
@@ -87,7 +87,7 @@ impl<'a> DeviceQuantizer<'a> {
     }
 
     /// From the gradient at the output to that at `x`, and the projections' own.
-    pub(super) fn backward(
+    pub(super) fn pass_gradients(
         &self,
         queue: &impl Queue,
         x: &DeviceMatRef,
@@ -142,7 +142,7 @@ impl<'a> DeviceQuantizer<'a> {
         // -- commitment, on un-normalized rows
         let scale = self.arena.at(places.scale);
         let commitment = Arg::from(&self.arena.at(places.commitment_total));
-        let args = [commitment, self.config.commitment_weight.into(), dim.into(), Arg::from(&scale)];
+        let args = [commitment, self.terms.commitment.into(), dim.into(), Arg::from(&scale)];
         let one = Grid { blocks: [1, 1, 1], threads: 32 };
         // SAFETY: the kernel's parameters.
         unsafe { queue.launch(Kernel::new(&QUANTIZER, "commitment_scale"), one, &args)? };
@@ -185,7 +185,7 @@ impl<'a> DeviceQuantizer<'a> {
     }
 
     /// Statistics, means, activity, restart, and the packed codebook.
-    pub(super) fn update(
+    pub(super) fn learn(
         &mut self,
         queue: &impl Queue,
         x: &DeviceMatRef,
@@ -247,8 +247,8 @@ impl<'a> DeviceQuantizer<'a> {
         }
     }
 
-    /// The report, and that the step is taken.
-    pub(super) fn report(&self, queue: &impl Queue, weights: Option<&DeviceRef<f32>>) -> Result<()> {
+    /// The report, and that the step is taken; of a pass that is not, what its update will find is 0.
+    pub(super) fn report(&self, queue: &impl Queue, weights: Option<&DeviceRef<f32>>, taken: bool) -> Result<()> {
         let (rows, places) = (self.last, self.places);
         let codes = self.arena.first(places.codes, rows);
         let norms = self.arena.first(places.norms, rows);
@@ -257,10 +257,11 @@ impl<'a> DeviceQuantizer<'a> {
         let commitment = Arg::from(&self.arena.at(places.commitment_total));
         let blocks = rows.div_ceil(ROW_BLOCK);
         let of_rows = [Arg::from(&codes), weights.into(), Arg::from(&norms), rows.into(), Arg::from(&parts)];
-        let summary = if self.config.restart.is_some() { Arg::from(&self.arena.at(places.summary)) } else { Arg::NONE };
-        let active = Arg::from(&self.arena.at(places.active));
+        let restarts = taken && self.config.restart.is_some();
+        let summary = if restarts { Arg::from(&self.arena.at(places.summary)) } else { Arg::NONE };
+        let active = if taken { Arg::from(&self.arena.at(places.active)) } else { Arg::NONE };
+        let step = if taken { Arg::from(&self.step()) } else { Arg::NONE };
         let words = Arg::from(&self.arena.at(places.words));
-        let step = Arg::from(&self.step());
         let of_all = [Arg::from(&parts), blocks.into(), codebook, commitment, active, summary, words, step];
         let one = Grid { blocks: [1, 1, 1], threads: 32 };
         // SAFETY: the kernels' parameters, over places of the step's rows.
