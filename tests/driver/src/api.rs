@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// Writes a result where the caller wants it.
-fn give<T>(place: *mut T, value: T) -> Result<()> {
+pub fn give<T>(place: *mut T, value: T) -> Result<()> {
     if place.is_null() {
         return Err(INVALID_VALUE);
     }
@@ -79,10 +79,16 @@ pub extern "C" fn cuDeviceGetAttribute(value: *mut i32, attribute: c_uint, devic
     call(|driver| {
         let of = driver.device(device)?;
         let of_device = match attribute {
-            // Multiprocessors; capability, major and minor; whether there are memory pools.
+            // Threads of a block; its sides, and a grid's; a warp.
+            1..=4 => 1024,
+            5 => i32::MAX,
+            6 | 7 => 0xFFFF,
+            10 => 32,
+            // Multiprocessors; capability, major and minor; shared memory of a block; whether there are memory pools.
             16 => 3,
             75 => of.capability.0,
             76 => of.capability.1,
+            97 => 227 << 10,
             115 => 1,
             _ => return Err(INVALID_VALUE),
         };
@@ -392,14 +398,10 @@ fn launch(
     let argument = |(at, size): (usize, usize)| {
         // SAFETY: one address for each parameter …
         let place = unsafe { *arguments.add(at) };
-        match size {
-            // SAFETY: … at which it lies, with as many bytes as the kernel says.
-            4 => Ok(Arg::U32(unsafe { place.cast::<u32>().read_unaligned() })),
-            8 => Ok(Arg::U64(unsafe { place.cast::<u64>().read_unaligned() })),
-            _ => Err(INVALID_VALUE),
-        }
+        // SAFETY: … at which it lies, with as many bytes as the kernel says.
+        Arg::Bytes(unsafe { core::slice::from_raw_parts(place.cast::<u8>(), size) }.to_vec())
     };
-    let args = sizes.into_iter().enumerate().map(argument).collect::<Result<_>>()?;
+    let args = sizes.into_iter().enumerate().map(argument).collect();
     // What a driver refuses at once: an empty or too large grid or block.
     if grid.contains(&0)
         || block.contains(&0)

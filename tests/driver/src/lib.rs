@@ -15,10 +15,12 @@
 //! follows is refused, and so is the graph.
 //!
 //! `VQ_DRIVER_VERSION=12010` makes it the driver of CUDA 12.1; `VQ_DRIVER_TRACE=1` prints each launch and how many warp
-//! instructions of PTX it executed.
+//! instructions of PTX it executed; `VQ_DRIVER_FILLED=1` lets kernels read memory that nobody has written, as burn's do where
+//! they then leave the value aside.
 
 mod api;
 mod contexts;
+mod cubecl;
 mod memory;
 mod streams;
 #[path = "../../ptx_vm/vm/mod.rs"]
@@ -73,6 +75,8 @@ struct Driver {
     handles: usize,
     /// Whether launches are printed, with the instructions that they took.
     traces: bool,
+    /// Whether memory that nobody has written may be read.
+    fills: bool,
 }
 
 // SAFETY: what is inside, counted references among it, is reached through the lock alone.
@@ -94,6 +98,7 @@ impl Driver {
             decoded: HashMap::new(),
             handles: 0x1000,
             traces: std::env::var_os("VQ_DRIVER_TRACE").is_some(),
+            fills: std::env::var_os("VQ_DRIVER_FILLED").is_some(),
         }
     }
 

@@ -10,7 +10,7 @@ pub struct Block {
 }
 
 impl Driver {
-    /// Memory that nobody has written.
+    /// Memory that nobody has written; where memory is filled, with what no value is.
     pub fn allocate(&mut self, bytes: usize) -> Result<u64> {
         let (_, device) = self.current()?;
         self.refuse_in_capture()?;
@@ -24,6 +24,9 @@ impl Driver {
         }
         of.used += bytes;
         let address = self.machine.alloc("memory of the driver", bytes);
+        if self.fills {
+            self.machine.write(address, &vec![0xA5; bytes]);
+        }
         self.memory.insert(address, Block { device, bytes });
         Ok(address)
     }

@@ -77,7 +77,7 @@ pub struct Options {
 }
 
 /// An argument of a kernel.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub enum Arg {
     U64(u64),
     U32(u32),
@@ -85,6 +85,8 @@ pub enum Arg {
     F64(f64),
     I32(i32),
     I64(i64),
+    /// A structure.
+    Bytes(Vec<u8>),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -278,6 +280,7 @@ fn parameters(kernel: &isa::Kernel, args: &[Arg]) -> Result<Vec<u8>, String> {
             Arg::U32(v) => v.to_le_bytes().to_vec(),
             Arg::I32(v) => v.to_le_bytes().to_vec(),
             Arg::F32(v) => v.to_le_bytes().to_vec(),
+            Arg::Bytes(bytes) => bytes.clone(),
         };
         if bytes.len() != param.size as usize {
             return Err(format!("argument {i} has {} bytes, its parameter {}", bytes.len(), param.size));
