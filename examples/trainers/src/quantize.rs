@@ -74,7 +74,7 @@ use host::{Shared, lock};
 
 pub use backend::{Pass, QuantizeBackend};
 #[cfg(feature = "cuda")]
-pub use device::{DeviceStep, DeviceVectorQuantizer};
+pub use device::{DeviceQuantized, DeviceVectorQuantizer};
 
 /// A [`Quantizer`] that several threads and the autodiff graph share: clones are handles to the same one.
 ///
@@ -146,20 +146,10 @@ impl VectorQuantizer {
     /// [`Error::Shape`] where the rows are not `inputs` wide, [`Error::TooLarge`] for more rows than have indices.
     pub fn forward<B: QuantizeBackend>(&self, rows: Tensor<B, 2>) -> Result<Quantized<B>> {
         let (rows, dtype) = widened(rows);
-        let ([n, inputs], device) = (rows.dims(), rows.device());
+        let shape = rows.dims();
         let Pass { packed, codes, report } = B::pass(self, rows)?;
-        let elements = n * inputs;
-        let output = match n {
-            0 => Tensor::empty([0, inputs], &device),
-            _ => packed.clone().slice(0..elements).reshape([n, inputs]),
-        };
-        Ok(Quantized {
-            output: output.cast(dtype),
-            codebook_loss: packed.clone().slice(elements..elements + 1),
-            commitment_loss: packed.slice(elements + 1..elements + 2),
-            codes,
-            report,
-        })
+        let (output, codebook_loss, commitment_loss) = split(packed, shape);
+        Ok(Quantized { output: output.cast(dtype), codebook_loss, commitment_loss, codes, report })
     }
 
     /// The codes of `rows` `[rows, inputs]`; [`NO_CODE`] for a row that has none. Keeps no graph, changes nothing.
@@ -246,4 +236,14 @@ fn widened<B: Backend>(rows: Tensor<B, 2>) -> (Tensor<B, 2>, FloatDType) {
     let rows: Tensor<B, 2> = Tensor::from_primitive(TensorPrimitive::Float(rows.into_primitive().tensor()));
     let dtype = rows.dtype().into();
     (rows.cast(FloatDType::F32), dtype)
+}
+
+/// What the op packed: the output `[n, inputs]`, the codebook and the commitment loss.
+fn split<B: Backend>(packed: Tensor<B, 1>, [n, inputs]: [usize; 2]) -> (Tensor<B, 2>, Tensor<B, 1>, Tensor<B, 1>) {
+    let elements = n * inputs;
+    let output = match n {
+        0 => Tensor::empty([0, inputs], &packed.device()),
+        _ => packed.clone().slice(0..elements).reshape([n, inputs]),
+    };
+    (output, packed.clone().slice(elements..elements + 1), packed.slice(elements + 1..elements + 2))
 }

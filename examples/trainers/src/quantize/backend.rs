@@ -15,8 +15,8 @@ use super::VectorQuantizer;
 /// memory without a copy. [`Autodiff`](burn::backend::Autodiff) over any of them adds the backward.
 ///
 /// Feature `cuda` implements it for `burn::backend::Cuda` by the same defaults: one copy of the rows to the host and
-/// one of the output back, and as much in the backward. Where a whole training step is one call,
-/// `DeviceVectorQuantizer` works on the tensors' own memory on the device instead.
+/// one of the output back, and as much in the backward. `DeviceVectorQuantizer` is the same op on the tensors' own memory
+/// on the device instead.
 pub trait QuantizeBackend: Backend {
     /// Calls `read` with the values of `tensor` (f32) in row-major order.
     ///
