@@ -174,6 +174,9 @@ fn what_does_not_fit_is_refused_in_words() {
         let message = BARE.refuses(out, &[&toy, arguments].concat());
         assert!(message.contains(expected), "{arguments:?}: {message}");
     }
+    let noisy = ["train_divae", "--preset", "small", "--prediction", "v", "--base", "47"];
+    let narrow = Options::parse_from(noisy).config().expect("settings").narrow();
+    assert!(narrow.is_some_and(|why| why.contains("take 48")), "noise of 4 × 4 pixels of three channels");
     assert!(!out.join("checkpoint.safetensors").exists());
     TRAIN_DIVAE.succeeds(out, &[]);
     assert!(TRAIN_DIVAE.refuses(out, &["--seed", "3", "--resume"]).contains("belongs to another run"));
@@ -197,6 +200,7 @@ fn every_preset_is_valid() {
         let config = Options::parse_from(arguments).config().unwrap_or_else(|failure| panic!("{name}: {failure}"));
         let text = serde_json::to_string(&config).expect("JSON");
         assert_eq!(serde_json::from_str::<Config>(&text).expect("the same settings"), config);
+        assert_eq!(config.narrow(), None, "{name}");
         if name.starts_with("4m") {
             assert_eq!((config.tokens(), config.decoder.patch, config.codes.dim), (196, 4, 32), "{name}");
         }

@@ -7,6 +7,7 @@ use crate::common::failure::Failure;
 use crate::data::Augment;
 use crate::data::maps::Modality;
 use crate::diffusion::sampler::Clip;
+use crate::diffusion::target::Prediction;
 use crate::diffusion::{Diffusion, Objective, Schedule};
 use crate::nets::unet::UnetConfig;
 use crate::nets::vit::VitConfig;
@@ -113,6 +114,15 @@ impl Config {
     /// The schedule's tables.
     pub fn diffusion(&self) -> Diffusion {
         Diffusion::new(self.schedule, self.zero_terminal_snr)
+    }
+
+    /// Why what is predicted cannot pass through the decoder, where that is so: noise has as many values as the image, and
+    /// no structure by which fewer would do.
+    pub fn narrow(&self) -> Option<String> {
+        let (values, base) = (self.kind.channels() * self.decoder.patch.pow(2), self.decoder.base);
+        (self.objective.prediction != Prediction::Sample && base < values).then(|| {
+            format!("noise of {values} values a patch does not pass through --base {base}: take {values}, or a smaller --patch")
+        })
     }
 
     /// # Errors

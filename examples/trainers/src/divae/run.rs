@@ -22,6 +22,9 @@ fn run_on<B: TrainBackend>(options: &Options, device: B::Device) -> Result<(), F
     options.run.check()?;
     let mut config = options.config()?;
     let effort = options.effort(&config)?;
+    if let Some(why) = config.narrow() {
+        eprintln!("note          {why}");
+    }
     Files::of(&options.run.directory(KIND)).prepare(options.run.resume)?;
     let pool = pool()?;
     let frozen = match &options.encoder {
