@@ -139,7 +139,8 @@ impl<'a> DeviceQuantizer<'a> {
     }
 
     /// Codes of the rows of `x` `[rows, inputs]`, any number, into `codes` `[rows]`. Rows of weight zero get
-    /// [`NO_CODE`](crate::NO_CODE). It overwrites the last step's rows.
+    /// [`NO_CODE`](crate::NO_CODE). It overwrites the last step's rows: none are shown after it, not even of a captured step that is
+    /// replayed, until a step is called.
     ///
     /// # Errors
     /// [`Error::Shape`] where the extents differ. Noted in the status: weights outside `0..=1`.
