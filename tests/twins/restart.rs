@@ -1,7 +1,7 @@
 //! Restart: the CPU's picks, from the parallel kernels and from the sequential one.
 
 use vq_kernels::cuda::ops::ema::DeviceActivity;
-use vq_kernels::cuda::ops::restart::{DeviceRestarted, restart_scratch_len};
+use vq_kernels::cuda::ops::restart::{DeviceRestarted, Step, restart_scratch_len};
 use vq_kernels::cuda::ops::{self as gpu_ops};
 use vq_kernels::cuda::{Arg, Queue};
 use vq_kernels::ops::ema::Activity;
@@ -175,7 +175,8 @@ impl Case {
             ];
             gpu.run("restart", "restart_ref", 1, 64, &args);
         } else {
-            let (rule, step) = (&self.rule, self.step);
+            let (rule, there) = (&self.rule, gpu.slice(&[self.step]));
+            let step = if self.step.is_multiple_of(2) { Step::Here(self.step) } else { Step::There(&there) };
             let (log, summary) = (&mut log, &mut summary);
             let state = &mut activity;
             let weights = weights.as_ref();
@@ -358,7 +359,7 @@ fn bad_shapes_are_refused() {
             &codes,
             weights,
             rule,
-            0,
+            0_u64,
             state,
             &mut book,
             mean,

@@ -42,6 +42,21 @@ unsafe impl bytemuck::Zeroable for DeviceRestarted {}
 unsafe impl bytemuck::Pod for DeviceRestarted {}
 const _: () = assert!(size_of::<DeviceRestarted>() == 4 * size_of::<u32>());
 
+/// Where a call's number is known.
+#[derive(Clone, Copy)]
+pub enum Step<'s> {
+    /// On the host.
+    Here(u64),
+    /// Only on the device, `[1]`, when the kernels run.
+    There(&'s DeviceRef<'s, u64>),
+}
+
+impl From<u64> for Step<'_> {
+    fn from(step: u64) -> Self {
+        Self::Here(step)
+    }
+}
+
 /// The parts of the scratch, by their first words.
 struct Parts {
     head: usize,
@@ -79,8 +94,8 @@ pub const fn restart_scratch_len(rows: usize, codes: usize) -> usize {
 /// them in `log`, as many as are replaced. At most `log.len()` codes are. How many were stale and how many were
 /// replaced goes to `summary` `[2]`.
 ///
-/// `step` numbers the call: with the rule's seed it keys the donors' order. A captured graph repeats its step, and so the
-/// order; [`DeviceQuantizer`](crate::cuda::quantizer::DeviceQuantizer) counts steps on the device.
+/// `step` numbers the call: with the rule's seed it keys the donors' order. A number is captured in a graph as it is; one
+/// [on the device](Step::There) may change from replay to replay.
 /// `scratch` has [`restart_scratch_len`] elements at least.
 ///
 /// Where a code is stale, a weight outside `0..=1` and a code that does not exist are noted in the queue's status;
@@ -90,41 +105,13 @@ pub const fn restart_scratch_len(rows: usize, codes: usize) -> usize {
 /// [`Error::Shape`] where the extents differ, [`Error::TooLarge`] for more than 2³⁰ rows, [`Error::Config`] for a
 /// negative or NaN rule or a patience of 0.
 #[expect(clippy::too_many_arguments, reason = "the CPU's arguments, a queue and the summary")]
-pub fn restart(
+pub fn restart<'s>(
     queue: &impl Queue,
     x: &DeviceMatRef,
     codes: &DeviceRef<u32>,
     weights: Option<&DeviceRef<f32>>,
     rule: &Rule,
-    step: u64,
-    activity: &mut DeviceActivity,
-    codebook: &mut DeviceMatMut,
-    mean: Option<&mut DeviceMatMut>,
-    scratch: &mut DeviceMut<u32>,
-    log: &mut DeviceMut<DeviceRestarted>,
-    summary: &mut DeviceMut<u32>,
-) -> Result<()> {
-    let step = Step::Here(step);
-    restart_in(queue, x, codes, weights, rule, step, activity, codebook, mean, scratch, log, summary)
-}
-
-/// Where a step's number is known.
-pub(crate) enum Step<'s> {
-    /// On the host.
-    Here(u64),
-    /// Only on the device, `[1]`.
-    There(&'s DeviceRef<'s, u64>),
-}
-
-/// [`restart()`] in a step whose number may be the device's.
-#[expect(clippy::too_many_arguments, reason = "as restart")]
-pub(crate) fn restart_in(
-    queue: &impl Queue,
-    x: &DeviceMatRef,
-    codes: &DeviceRef<u32>,
-    weights: Option<&DeviceRef<f32>>,
-    rule: &Rule,
-    step: Step,
+    step: impl Into<Step<'s>>,
     activity: &mut DeviceActivity,
     codebook: &mut DeviceMatMut,
     mean: Option<&mut DeviceMatMut>,
@@ -160,9 +147,12 @@ pub(crate) fn restart_in(
     let places = log.len().min(k);
     // As `rng::Permutation`: half of the smallest even number of bits that holds the rows.
     let half_bits = (u32::BITS - (rows.saturating_sub(1) as u32).leading_zeros()).div_ceil(2).max(1);
-    let (step, step_there) = match step {
+    let (step, step_there) = match step.into() {
         Step::Here(step) => (step, Arg::NONE),
-        Step::There(step) => (0, step.into()),
+        Step::There(step) => {
+            same(OP, "length of step", 1, step.len())?;
+            (0, step.into())
+        }
     };
     let order: [Arg; 4] = [rule.seed.into(), step.into(), step_there, half_bits.into()];
     let state: [Arg; 4] = [

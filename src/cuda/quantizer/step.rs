@@ -6,7 +6,7 @@ use crate::cuda::images::QUANTIZER;
 use crate::cuda::memory::{DeviceMatMut, DeviceMatRef, DeviceMut, DeviceRef};
 use crate::cuda::ops::loss::{Scale, squared_error_backward_by};
 use crate::cuda::ops::project::project_backward_weight_of;
-use crate::cuda::ops::restart::{Step, restart_in};
+use crate::cuda::ops::restart::Step;
 use crate::cuda::ops::{self, row_width};
 use crate::cuda::queue::{Arg, Grid, Kernel, Queue};
 use crate::error::Result;
@@ -224,7 +224,7 @@ impl<'a> DeviceQuantizer<'a> {
         if let Some(rule) = self.config.restart {
             let mut log = self.arena.first(places.restarted, rows.min(k));
             let step = self.arena.at(places.step).shared();
-            restart_in(
+            ops::restart(
                 queue,
                 &seen,
                 &codes,
