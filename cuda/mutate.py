@@ -17,7 +17,7 @@ RULES = [(r"__syncthreads\(\);", ""), (r"__syncwarp\(\);", ""), (r" < ", " <= ")
 # Lines that say nothing to be tested: declarations of kernels, hints, comments, references.
 SKIPPED = re.compile(r"^\s*(//|#|extern|static const|template|const |__shared__|struct|NARROW|WIDE|TOP|ROWS_KERNELS)|_ref|__launch_bounds__")
 # The tests of a module.
-TESTS = {"pack": "search", "search_top": "the_best_few"}
+TESTS = {"search_top": "the_best_few"}
 
 
 def mutants(path):

@@ -6,6 +6,7 @@
 //! and each step adds 1 to it: replays of a captured step are steps like any others.
 
 mod codes;
+mod parts;
 mod places;
 mod report;
 mod state;
@@ -41,10 +42,14 @@ pub struct DeviceQuantizer<'a> {
     rows: usize,
     /// Rows of the last step.
     last: usize,
+    /// Rows of the last step that has gone back: those of its gradient.
+    gone_back: usize,
+    /// Rows of the last step that was learned from: at least as many as codes were hit.
+    learned: usize,
     /// What the loss terms weigh in the last step.
     terms: Loss,
-    /// Whether a pass waits for its update.
-    passed: bool,
+    /// Whether a pass waits for its update, and whether it has weights.
+    passed: Option<bool>,
 }
 
 impl<'a> DeviceQuantizer<'a> {
@@ -92,8 +97,22 @@ impl<'a> DeviceQuantizer<'a> {
         ops::zero(queue, &mut arena.at(places.step))?;
         let codebook = arena.mat(places.codebook, codes, dim)?.shared();
         let packed = PackedDeviceCodebook::pack(queue, codebook, config.metric(), arena.at(places.packed))?;
-        let (last, terms, passed) = (0, Loss::default(), false);
-        Ok(Self { config, arena, places, packed, statistics, activity, rows, last, terms, passed })
+        let none = Self {
+            config,
+            arena,
+            places,
+            packed,
+            statistics,
+            activity,
+            rows,
+            last: 0,
+            gone_back: 0,
+            learned: 0,
+            terms: Loss::default(),
+            passed: None,
+        };
+        none.clear_gradients(queue)?;
+        Ok(none)
     }
 
     /// The settings.
@@ -122,10 +141,10 @@ impl<'a> DeviceQuantizer<'a> {
         self.arena.first(self.output(), self.last * self.config.inputs).shared()
     }
 
-    /// The last step's gradient at `x`, `[rows, inputs]`.
+    /// The last step's gradient at `x`, `[rows, inputs]`; empty where no backward came.
     pub fn last_input_gradient(&self) -> DeviceRef<'_, f32> {
         let place = if self.config.factorize { self.places.dx } else { self.places.dz };
-        self.arena.first(place, self.last * self.config.inputs).shared()
+        self.arena.first(place, self.gone_back * self.config.inputs).shared()
     }
 
     /// The codes that the last step restarted, as many as its report says.
@@ -195,124 +214,6 @@ impl<'a> DeviceQuantizer<'a> {
             self.project(queue, self.places.project_out, &quantized.as_ref(), &mut output)?;
         }
         Ok(())
-    }
-
-    /// One step, as [`train_step`](crate::quantizer::Quantizer::train_step) takes it: `head` is the rest of the model,
-    /// which sees the output `[rows, inputs]` and must write all of the loss's gradient there. Gradients of the projections are then in
-    /// [`gradients`](Self::gradients). No rows: nothing is done. The report's mean length is the only number that is not the
-    /// CPU's to the bit.
-    ///
-    /// # Errors
-    /// [`Error::Shape`] where the extents differ, [`Error::TooLarge`] for more rows than the memory is for; what `head`
-    /// returns. Noted in the status: weights outside `0..=1`, and more than 2²² rows of one code, whose other rows are
-    /// then counted (the CPU refuses the step).
-    pub fn train_step<Q: Queue>(
-        &mut self,
-        queue: &Q,
-        x: &DeviceMatRef,
-        weights: Option<&DeviceRef<f32>>,
-        head: impl FnOnce(&Q, &DeviceMatRef, &mut DeviceMatMut) -> Result<()>,
-    ) -> Result<()> {
-        if !self.pass(queue, x, weights)? {
-            return Ok(());
-        }
-        let output = self.arena.mat(self.output(), x.rows(), x.cols())?.shared();
-        let mut doutput = self.arena.mat(self.places.doutput, x.rows(), x.cols())?;
-        head(queue, &output, &mut doutput)?;
-        self.losses(queue, x, weights)?;
-        self.pass_gradients(queue, x, weights)?;
-        self.learn(queue, x, weights)?;
-        self.report(queue, weights, true)
-    }
-
-    /// The first half of a step, for frameworks that ask for the gradient later: rows `x` `[rows, inputs]` to
-    /// [codes](Self::last_codes), [output](Self::last_output) and loss terms. (The [report](Self::last_report)'s `active` and
-    /// `restart` come from [`update`](Self::update).) No rows: nothing is done.
-    ///
-    /// # Errors
-    /// [`Error::Shape`] where the extents differ, [`Error::TooLarge`] for more rows than the memory is for. Noted in the
-    /// status: weights outside `0..=1`.
-    pub fn forward(&mut self, queue: &impl Queue, x: &DeviceMatRef, weights: Option<&DeviceRef<f32>>) -> Result<()> {
-        if self.pass(queue, x, weights)? {
-            self.losses(queue, x, weights)?;
-            self.report(queue, weights, false)?;
-        }
-        self.passed = true;
-        Ok(())
-    }
-
-    /// The second half: the gradient at `x` ([`last_input_gradient`](Self::last_input_gradient)) and the projections' own,
-    /// from the loss's derivatives by each term and by the output, all of which `write` writes `[rows, inputs]`. `x` and
-    /// `weights` are what [`forward`](Self::forward) was given.
-    ///
-    /// # Errors
-    /// [`Error::Order`] where no `forward` came before, [`Error::Shape`] where the extents differ from its,
-    /// [`Error::Config`] for derivatives by the terms that are not finite; what `write` returns.
-    pub fn backward<Q: Queue>(
-        &mut self,
-        queue: &Q,
-        x: &DeviceMatRef,
-        weights: Option<&DeviceRef<f32>>,
-        terms: Loss,
-        write: impl FnOnce(&Q, &mut DeviceMatMut) -> Result<()>,
-    ) -> Result<()> {
-        self.check_pass("backward", x, weights)?;
-        if !(terms.codebook.is_finite() && terms.commitment.is_finite()) {
-            return Err(Error::Config { field: "terms", expected: "finite derivatives by the loss terms" });
-        }
-        self.terms = terms;
-        if x.rows() == 0 {
-            return Ok(());
-        }
-        write(queue, &mut self.arena.mat(self.places.doutput, x.rows(), x.cols())?)?;
-        self.pass_gradients(queue, x, weights)
-    }
-
-    /// The last part of a step: statistics, averages, restart and the whole report, of what [`forward`](Self::forward) was
-    /// given and what [`backward`](Self::backward) left; where none came, the terms weigh as the configuration says.
-    ///
-    /// # Errors
-    /// [`Error::Order`] where no `forward` came since the last one, [`Error::Shape`] where the extents differ from its.
-    /// Noted in the status: more than 2²² rows of one code.
-    pub fn update(&mut self, queue: &impl Queue, x: &DeviceMatRef, weights: Option<&DeviceRef<f32>>) -> Result<()> {
-        self.check_pass("update", x, weights)?;
-        self.passed = false;
-        if x.rows() == 0 {
-            return Ok(());
-        }
-        self.learn(queue, x, weights)?;
-        self.report(queue, weights, true)
-    }
-
-    /// Codes and output of rows, and whether there are any.
-    fn pass(&mut self, queue: &impl Queue, x: &DeviceMatRef, weights: Option<&DeviceRef<f32>>) -> Result<bool> {
-        const OP: &str = "forward";
-        same(OP, "columns of x", self.config.inputs, x.cols())?;
-        ops::check_weights(OP, weights, x.rows())?;
-        if x.rows() > self.rows {
-            return Err(Error::TooLarge { op: OP, arg: "rows", max: self.rows as u64, got: x.rows() as u64 });
-        }
-        self.forget();
-        self.last = x.rows();
-        self.terms = Loss { codebook: self.config.codebook_weight, commitment: self.config.commitment_weight };
-        if x.rows() > 0 {
-            self.pass_rows(queue, x, weights)?;
-        }
-        Ok(x.rows() > 0)
-    }
-
-    fn check_pass(&self, op: &'static str, x: &DeviceMatRef, weights: Option<&DeviceRef<f32>>) -> Result<()> {
-        if !self.passed {
-            return Err(Error::Order { op, expected: "forward" });
-        }
-        same(op, "rows of x", self.last, x.rows())?;
-        same(op, "columns of x", self.config.inputs, x.cols())?;
-        ops::check_weights(op, weights, x.rows())
-    }
-
-    /// The last step's rows are about to be overwritten.
-    fn forget(&mut self) {
-        (self.last, self.passed) = (0, false);
     }
 
     /// Packs the codebook again, after its codes have been written.

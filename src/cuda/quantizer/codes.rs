@@ -136,9 +136,9 @@ impl<'a> DeviceQuantizer<'a> {
         Ok(())
     }
 
-    /// The most codes that the last step can have hit.
+    /// The most codes that the last step can have hit, whatever was encoded since.
     fn most_hits(&self) -> usize {
-        self.last.min(self.places.hits.len)
+        self.learned.min(self.places.hits.len)
     }
 
     /// How often each code was hit: weights of codes are at least 0, and so the same as u64.

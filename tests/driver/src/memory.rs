@@ -25,7 +25,7 @@ impl Driver {
         of.used += bytes;
         let address = self.machine.alloc("memory of the driver", bytes);
         if self.fills {
-            self.machine.write(address, &vec![0xA5; bytes]);
+            self.machine.write(address, &vec![0xFF; bytes]);
         }
         self.memory.insert(address, Block { device, bytes });
         Ok(address)
