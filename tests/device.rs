@@ -12,7 +12,7 @@ mod graphs;
 use std::sync::Arc;
 
 use common::{mat, paint};
-use cudarc::driver::{CudaContext, CudaSlice, sys};
+use cudarc::driver::{CudaContext, CudaSlice, DevicePtr, result, sys};
 use vq_kernels::cuda::quantizer::DeviceQuantizer;
 use vq_kernels::cuda::{
     CudaError, Device, DeviceMatMut, DeviceMatRef, DeviceMut, DeviceRef, PackedDeviceCodebook, Stream, ops,
@@ -201,6 +201,35 @@ fn devices_and_streams_side_by_side() {
 }
 
 /// A context of the device besides the one that all share.
+/// burn's streams wait for events that are destroyed at once: the wait stays.
+#[test]
+fn a_stream_waits_for_an_event_that_is_gone() {
+    if !virtual_driver() {
+        return;
+    }
+    let device = Device::probe(WHOLE[0]).expect("a device");
+    let [first, second] = [(); 2].map(|()| device.stream().expect("a stream"));
+    let memory = first.raw().alloc_zeros::<u32>(4).expect("memory");
+    let address = memory.device_ptr(first.raw()).0;
+    first.raw().synchronize().expect("done");
+    for waits in [false, true] {
+        let values = [7 + u32::from(waits); 4];
+        // SAFETY: all of the memory, and a stream of its context.
+        unsafe { result::memcpy_htod_async(address, &values, first.raw().cu_stream()) }.expect("a copy");
+        let event = first.raw().record_event(None).expect("an event");
+        if waits {
+            second.raw().wait(&event).expect("the same context");
+        }
+        drop(event);
+        // SAFETY: as above; nobody writes it in this stream.
+        let mut found = [0; 4];
+        second.read(&unsafe { DeviceRef::from_raw(address, 4) }, &mut found).expect("values");
+        // Work of another stream runs late where nobody waits for it.
+        assert_eq!(found == values, waits);
+        first.raw().synchronize().expect("done");
+    }
+}
+
 fn second_context(ordinal: usize) -> Arc<CudaContext> {
     let (mut device, mut context) = (0, core::ptr::null_mut());
     // SAFETY: places for one result each; the context is made here, and goes to its new owner.

@@ -222,7 +222,7 @@ pub extern "C" fn cuEventCreate(event: *mut usize, _flags: c_uint) -> Code {
 
 #[unsafe(no_mangle)]
 pub extern "C" fn cuEventDestroy_v2(event: usize) -> Code {
-    call(|driver| driver.events.remove(&event).map(drop).ok_or(INVALID_HANDLE))
+    call(|driver| driver.destroy(event))
 }
 
 #[unsafe(no_mangle)]

@@ -76,6 +76,8 @@ pub struct Event {
     /// The stream of the last record, and whether that was part of a graph.
     stream: usize,
     captured: bool,
+    /// Its handle is no more, but streams may wait for its last record.
+    destroyed: bool,
 }
 
 impl Stream {
@@ -142,9 +144,24 @@ impl Driver {
         Ok(())
     }
 
+    fn event(&self, event: usize) -> Result<&Event> {
+        self.events.get(&event).filter(|event| !event.destroyed).ok_or(INVALID_HANDLE)
+    }
+
+    /// Ends an event's handle; streams that wait for its last record still do.
+    pub fn destroy(&mut self, event: usize) -> Result<()> {
+        let waited_for = self.event(event).map(|event| event.reached < event.recorded)?;
+        match self.events.get_mut(&event) {
+            Some(event) if waited_for => event.destroyed = true,
+            _ => drop(self.events.remove(&event)),
+        }
+        Ok(())
+    }
+
     pub fn record(&mut self, event: usize, stream: usize) -> Result<()> {
         let stream = self.stream(stream)?;
         let captured = self.streams[&stream].capture.is_some();
+        self.event(event)?;
         let of = self.events.get_mut(&event).ok_or(INVALID_HANDLE)?;
         (of.stream, of.captured) = (stream, captured);
         if captured {
@@ -158,7 +175,7 @@ impl Driver {
     pub fn wait(&mut self, stream: usize, event: usize) -> Result<()> {
         let stream = self.stream(stream)?;
         let captured = self.streams[&stream].capture.is_some();
-        let of = self.events.get(&event).ok_or(INVALID_HANDLE)?;
+        let of = self.event(event)?;
         match (of.captured, captured) {
             // A stream knows its own order.
             _ if of.stream == stream => Ok(()),
@@ -191,12 +208,12 @@ impl Driver {
 
     /// Runs what an event's last record stands behind.
     pub fn reach(&mut self, event: usize) -> Result<()> {
-        let Event { recorded, stream, .. } = *self.events.get(&event).ok_or(INVALID_HANDLE)?;
+        let Event { recorded, stream, .. } = *self.event(event)?;
         self.reach_record(event, recorded, stream)
     }
 
     pub fn query(&self, event: usize) -> Result<()> {
-        let event = self.events.get(&event).ok_or(INVALID_HANDLE)?;
+        let event = self.event(event)?;
         match event.reached >= event.recorded {
             true => Ok(()),
             false => Err(NOT_READY),
@@ -204,7 +221,7 @@ impl Driver {
     }
 
     fn reach_record(&mut self, event: usize, record: u64, stream: usize) -> Result<()> {
-        // An event that was destroyed, or never recorded, holds nobody up.
+        // An event that is gone has been reached, and one that was never recorded holds nobody up.
         while self.events.get(&event).is_some_and(|event| event.reached < record) {
             match self.streams.get_mut(&stream).and_then(|stream| stream.waiting.pop_front()) {
                 Some(work) => self.run(stream, work)?,
@@ -236,9 +253,12 @@ impl Driver {
                 self.machine.write(to, &data);
             }
             Work::Release(address) => self.release(address)?,
-            Work::Record(event, record) => {
-                if let Some(event) = self.events.get_mut(&event) {
+            Work::Record(handle, record) => {
+                if let Some(event) = self.events.get_mut(&handle) {
                     event.reached = event.reached.max(record);
+                    if event.destroyed && event.reached == event.recorded {
+                        self.events.remove(&handle);
+                    }
                 }
             }
             Work::Wait(event, record, stream) => self.reach_record(event, record, stream)?,
