@@ -1,10 +1,10 @@
 //! The quantizer on an NVIDIA GPU, on the memory of burn's own tensors: no row passes through the host.
 //!
 //! burn's CUDA backend is cubecl 0.10, whose client hands out a tensor's address (`get_resource`) but not its CUDA stream,
-//! which is a private one that waits for nobody. So both sides work in turns: burn's queue is waited for before the kernels
-//! are launched on a stream of their own, and that stream before burn goes on. Both use the device's primary context,
-//! in which addresses are the same. A turn costs the host a wait, a few microseconds, and no copy but three of a training
-//! step from device to device (the output, its gradient, the gradient at the rows), and of two numbers each way.
+//! which is a thread's own and waits for nobody. So both sides work in turns: addresses are asked for, which joins what
+//! other threads do to those tensors; burn's queue is waited for; the kernels run on a stream of their own, which is waited for
+//! before burn goes on. Both use the device's primary context, in which addresses are the same. A training step copies
+//! output, codes and two gradients from device to device, and a report and four numbers to and from the host.
 //!
 //! It has run on the virtual driver of `tests/driver`, with burn's own kernels, where it has the bits of the host's path
 //! (`.ci/device burn`), and on no device yet.
@@ -36,11 +36,11 @@ mod memory;
 mod tests;
 
 use core::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, Weak};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use burn::backend::cuda::{Cuda, CudaDevice};
-use burn::tensor::{DType, Int, IntDType, Tensor, TensorData};
-use vq_kernels::cuda::cudarc::driver::{CudaSlice, DevicePtr};
+use burn::tensor::{DType, Int, IntDType, Tensor};
+use vq_kernels::cuda::cudarc::driver::{CudaSlice, CudaStream, DevicePtr};
 use vq_kernels::cuda::quantizer::{DeviceQuantizer, REPORT_WORDS, decode_report};
 use vq_kernels::cuda::{Device, DeviceMatMut, DeviceMatRef, DeviceMut, Stream};
 use vq_kernels::quantizer::{Loss, Quantizer, Report};
@@ -53,31 +53,29 @@ pub use autodiff::DeviceQuantized;
 
 /// A [`DeviceQuantizer`] that works on burn's tensors, where they lie. Clones are handles to the same one.
 ///
-/// One pass at a time: while the backward of a [`forward`](Self::forward) may still come, calls that would overwrite what
-/// it needs are refused ([`Error::Order`]). The optimizer is the caller's, on the views that [`with`](Self::with) shows.
+/// A pass is one [`forward`](Self::forward), its backward, and [`update`](Self::update). Whatever comes between, another
+/// forward or an encode, ends it: a backward that comes after all gives NaN, and the next call returns why. The optimizer
+/// is the caller's, on the views that [`with`](Self::with) shows, of f64 gradients where there are projections: it suits codes
+/// that are averaged, or frozen, without more.
 #[derive(Clone)]
-pub struct DeviceVectorQuantizer(Arc<Mutex<There>>);
+pub struct DeviceVectorQuantizer(Arc<Mutex<Shared>>);
 
-/// The state on the device, and whose turn it is.
-struct There {
+/// What handles share.
+struct Shared {
     // Its views do not borrow the memory, which is dropped after it.
     quantizer: DeviceQuantizer<'static>,
     stream: Stream,
     device: CudaDevice,
     /// The last pass, until its update.
-    pass: Option<Rows>,
-    /// Alive while the last pass's backward may still come.
-    pending: Weak<Ticket>,
+    pass: Option<Passed>,
+    /// Passes so far.
+    passes: u64,
     /// What went wrong in a backward, which cannot return it.
     failed: Option<Error>,
     _memory: CudaSlice<u8>,
 }
 
-/// A pass's claim on the state that its backward needs.
-#[derive(Debug)]
-struct Ticket;
-
-/// Rows `[n, inputs]` one after the other, which backward and update read again.
+/// Rows `[n, inputs]` one after the other.
 struct Rows {
     values: Tensor<Cuda, 1>,
     n: usize,
@@ -85,8 +83,39 @@ struct Rows {
 }
 
 impl Rows {
+    fn of(rows: Tensor<Cuda, 2>) -> Self {
+        let [n, inputs] = rows.dims();
+        Self { values: flat(rows), n, inputs }
+    }
+
     fn view(&self) -> Result<DeviceMatRef<'_>> {
         DeviceMatRef::new(floats(&self.values)?, self.n, self.inputs)
+    }
+}
+
+/// What backward and update read again.
+struct Passed {
+    number: u64,
+    rows: Rows,
+    codes: Tensor<Cuda, 1, Int>,
+}
+
+/// A pass's results.
+struct Pass {
+    number: u64,
+    /// The output `[n * inputs]`, then the two terms.
+    packed: Tensor<Cuda, 1>,
+    codes: Tensor<Cuda, 1, Int>,
+    report: Report,
+}
+
+/// Waits for a stream's work where it ends, on whatever path: tensors that are dropped after it may be burn's again.
+struct Fence(Arc<CudaStream>);
+
+impl Drop for Fence {
+    fn drop(&mut self) {
+        // An error here has been returned before, or the next call meets it.
+        let _ = self.0.synchronize();
     }
 }
 
@@ -105,38 +134,39 @@ impl DeviceVectorQuantizer {
         let view = unsafe { DeviceMut::from_raw(address, len) };
         let mut there = DeviceQuantizer::new(&stream, config, rows, view)?;
         there.upload(&stream, quantizer)?;
-        let device = device.clone();
-        let (pass, pending, failed) = (None, Weak::new(), None);
-        let there = There { quantizer: there, stream, device, pass, pending, failed, _memory: memory };
-        Ok(Self(Arc::new(Mutex::new(there))))
+        let (device, pass, passes, failed) = (device.clone(), None, 0, None);
+        let shared = Shared { quantizer: there, stream, device, pass, passes, failed, _memory: memory };
+        Ok(Self(Arc::new(Mutex::new(shared))))
     }
 
     /// Shows the quantizer, its state and gradients, and the stream that it works on, which is waited for afterwards.
+    /// `change` must not call this handle or its clones, nor a backward.
     ///
     /// # Errors
     /// What `change` returns; [`Error::Cuda`] where the device fails.
-    pub fn with<R>(&self, change: impl FnOnce(&mut DeviceQuantizer<'static>, &Stream) -> Result<R>) -> Result<R> {
-        let there = &mut *self.lock();
-        let changed = change(&mut there.quantizer, &there.stream)?;
-        there.stream.check()?;
+    pub fn with<R>(&self, change: impl for<'q> FnOnce(&mut DeviceQuantizer<'q>, &Stream) -> Result<R>) -> Result<R> {
+        let shared = &mut *self.lock();
+        let _fence = shared.fence();
+        let changed = change(&mut shared.quantizer, &shared.stream)?;
+        shared.stream.check()?;
         Ok(changed)
     }
 
     /// The codes of `rows` `[rows, inputs]`, any number, as i32: −1 for a row that has none (it is not finite).
     ///
     /// # Errors
-    /// [`Error::Shape`] where the rows are not `inputs` wide; [`Error::Order`] while a backward may still come;
-    /// [`Error::Cuda`] where the device fails.
+    /// [`Error::Shape`] where the rows are not `inputs` wide; what failed in a backward; [`Error::Cuda`] where the device fails.
     pub fn encode(&self, rows: Tensor<Cuda, 2>) -> Result<Tensor<Cuda, 1, Int>> {
-        let there = &mut *self.lock();
-        there.settled("encode")?;
-        let [n, inputs] = rows.dims();
-        let codes = there.codes(n);
-        if n > 0 {
-            let rows = Rows { values: flat(rows), n, inputs };
-            wait_for_burn(&there.device)?;
-            there.quantizer.encode(&there.stream, &rows.view()?, None, &mut ints_mut(&codes)?)?;
-            there.stream.check()?;
+        let shared = &mut *self.lock();
+        shared.end_pass()?;
+        let rows = Rows::of(rows);
+        let codes = shared.codes(rows.n);
+        if rows.n > 0 {
+            let _fence = shared.fence();
+            let (x, mut to) = (rows.view()?, ints_mut(&codes)?);
+            wait_for_burn(&shared.device)?;
+            shared.quantizer.encode(&shared.stream, &x, None, &mut to)?;
+            shared.stream.check()?;
         }
         Ok(codes)
     }
@@ -144,48 +174,49 @@ impl DeviceVectorQuantizer {
     /// The output `[codes, inputs]` for `codes`, as [`encode`](Self::encode) gives them.
     ///
     /// # Errors
-    /// [`Error::CodeOutOfRange`] for a code that does not exist; [`Error::Order`] while a backward may still come;
-    /// [`Error::Cuda`] where the device fails.
+    /// [`Error::CodeOutOfRange`] for a code that does not exist; what failed in a backward; [`Error::Cuda`] where the
+    /// device fails.
     pub fn decode(&self, codes: Tensor<Cuda, 1, Int>) -> Result<Tensor<Cuda, 2>> {
-        let there = &mut *self.lock();
-        there.settled("decode")?;
-        let ([n], inputs) = (codes.dims(), there.quantizer.config().inputs);
-        let output = there.floats(n * inputs);
+        let shared = &mut *self.lock();
+        shared.end_pass()?;
+        let ([n], inputs) = (codes.dims(), shared.quantizer.config().inputs);
+        let (codes, output) = (codes.cast(IntDType::I32), shared.floats(n * inputs));
         if n > 0 {
-            let codes = codes.cast(IntDType::I32);
-            wait_for_burn(&there.device)?;
-            let mut to = DeviceMatMut::new(floats_mut(&output)?, n, inputs)?;
-            there.quantizer.decode(&there.stream, &ints(&codes)?, &mut to)?;
-            there.stream.check()?;
+            let _fence = shared.fence();
+            let (from, mut to) = (ints(&codes)?, DeviceMatMut::new(floats_mut(&output)?, n, inputs)?);
+            wait_for_burn(&shared.device)?;
+            shared.quantizer.decode(&shared.stream, &from, &mut to)?;
+            shared.stream.check()?;
         }
         Ok(output.reshape([n, inputs]))
     }
 
     /// After the backward of the last [`forward`](Self::forward): takes it into the statistics, moves averaged codes,
-    /// replaces stale ones. Gradients for an optimizer are then in [`gradients`](DeviceQuantizer::gradients) and
+    /// replaces stale ones. Where no backward came, the terms weigh as the configuration says. Gradients for an optimizer
+    /// are then in [`gradients`](DeviceQuantizer::gradients) and
     /// [`last_code_gradients`](DeviceQuantizer::last_code_gradients), and after it
     /// [`refresh_codes`](DeviceQuantizer::refresh_codes) is called; all three through [`with`](Self::with).
     ///
     /// # Errors
-    /// [`Error::Order`] where no pass came since the last update, or while its backward may still come (it is not to
-    /// come any more once all that was made of its results is dropped); what failed in the backward;
-    /// [`Error::Overflow`] where more than 2²² rows fell to one code; [`Error::Cuda`] where the device fails.
+    /// [`Error::Order`] where no pass came since the last update, or something came between; what failed in the backward,
+    /// whose pass is then over; [`Error::Overflow`] where more than 2²² rows fell to one code; [`Error::Cuda`] where the
+    /// device fails.
     pub fn update(&self) -> Result<Report> {
-        let there = &mut *self.lock();
-        there.settled("update")?;
-        if let Some(failed) = there.failed.take() {
-            return Err(failed);
-        }
-        let pass = there.pass.take().ok_or(Error::Order { op: "update", expected: "forward" })?;
-        if pass.n == 0 {
+        let shared = &mut *self.lock();
+        let pass = shared.pass.take();
+        shared.end_pass()?;
+        let rows = pass.ok_or(Error::Order { op: "update", expected: "forward" })?.rows;
+        if rows.n == 0 {
             return Ok(Report::default());
         }
-        wait_for_burn(&there.device)?;
-        there.quantizer.update(&there.stream, &pass.view()?, None)?;
-        there.report()
+        let _fence = shared.fence();
+        let x = rows.view()?;
+        wait_for_burn(&shared.device)?;
+        shared.quantizer.update(&shared.stream, &x, None)?;
+        shared.report()
     }
 
-    fn lock(&self) -> MutexGuard<'_, There> {
+    fn lock(&self) -> MutexGuard<'_, Shared> {
         lock(&self.0)
     }
 }
@@ -196,62 +227,77 @@ impl fmt::Debug for DeviceVectorQuantizer {
     }
 }
 
-impl There {
-    /// A pass's output `[n * inputs]` and its two terms behind it, its codes, and the claim that its backward needs.
-    fn forward(
-        &mut self,
-        rows: Tensor<Cuda, 2>,
-    ) -> Result<(Tensor<Cuda, 1>, Tensor<Cuda, 1, Int>, Report, Arc<Ticket>)> {
-        self.settled("forward")?;
-        let [n, inputs] = rows.dims();
-        let (packed, codes) = (self.floats(n * inputs + 2), self.codes(n));
-        let pass = Rows { values: flat(rows), n, inputs };
-        wait_for_burn(&self.device)?;
+impl Shared {
+    fn forward(&mut self, rows: Tensor<Cuda, 2>) -> Result<Pass> {
+        self.end_pass()?;
+        let rows = Rows::of(rows);
+        let elements = rows.n * rows.inputs;
+        let (packed, codes) = (self.floats(elements + 2), self.codes(rows.n));
+        let _fence = self.fence();
         let mut report = Report::default();
-        if n > 0 {
-            self.quantizer.forward(&self.stream, &pass.view()?, None)?;
-            copy(&self.stream, &self.quantizer.last_output(), &mut floats_mut(&packed)?.range(0, n * inputs))?;
-            copy(&self.stream, &self.quantizer.last_codes(), &mut ints_mut(&codes)?)?;
+        let mut to = floats_mut(&packed)?;
+        if rows.n > 0 {
+            let (x, mut codes) = (rows.view()?, ints_mut(&codes)?);
+            wait_for_burn(&self.device)?;
+            self.quantizer.forward(&self.stream, &x, None)?;
+            copy(&self.stream, &self.quantizer.last_output(), &mut to.range(0, elements))?;
+            copy(&self.stream, &self.quantizer.last_codes(), &mut codes)?;
             report = self.report()?;
+        } else {
+            wait_for_burn(&self.device)?;
         }
         let terms = [report.loss.codebook as f32, report.loss.commitment as f32];
-        self.stream.write(&mut floats_mut(&packed)?.range(n * inputs, 2), &terms)?;
-        let ticket = Arc::new(Ticket);
-        (self.pass, self.pending, self.failed) = (Some(pass), Arc::downgrade(&ticket), None);
-        Ok((packed, codes, report, ticket))
+        self.stream.write(&mut to.range(elements, 2), &terms)?;
+        drop(to);
+        self.passes += 1;
+        let number = self.passes;
+        self.pass = Some(Passed { number, rows, codes: codes.clone() });
+        Ok(Pass { number, packed, codes, report })
     }
 
-    /// From the gradient at what `forward` packed to that at the rows, `[n * inputs]`.
-    fn backward(&mut self, packed: Tensor<Cuda, 1>) -> Result<Tensor<Cuda, 1>> {
-        let pass = self.pass.as_ref().ok_or(Error::Order { op: "backward", expected: "forward" })?;
-        let elements = pass.n * pass.inputs;
-        let gradient = self.floats(elements);
-        if pass.n > 0 {
+    /// From the gradient at what [`forward`](Self::forward) packed to that at the rows, `[n, inputs]`.
+    fn backward(&mut self, number: u64, packed: Tensor<Cuda, 1>) -> Result<Tensor<Cuda, 2>> {
+        let of_it = self.pass.as_ref().filter(|pass| pass.number == number);
+        let Passed { rows, codes, .. } =
+            of_it.ok_or(Error::Order { op: "backward", expected: "its forward, and no other call since," })?;
+        let (n, inputs) = (rows.n, rows.inputs);
+        let (elements, gradient) = (n * inputs, self.floats(n * inputs));
+        if n == 0 {
+            return Ok(gradient.reshape([n, inputs]));
+        }
+        let mut terms = [0.0_f32; 2];
+        {
+            let _fence = self.fence();
+            let (x, from, mut to) = (rows.view()?, floats(&packed)?, floats_mut(&gradient)?);
             wait_for_burn(&self.device)?;
-            let (packed, mut terms) = (floats(&packed)?, [0.0_f32; 2]);
-            self.stream.read(&packed.range(elements, 2), &mut terms)?;
-            let finite = terms.iter().all(|term| term.is_finite());
+            self.stream.read(&from.range(elements, 2), &mut terms)?;
             // Derivatives by the terms that are not finite move no codes, and show at the rows, where the caller looks.
-            let terms = if finite { terms.map(f64::from) } else { [0.0; 2] };
-            let terms = Loss { codebook: terms[0], commitment: terms[1] };
-            self.quantizer.backward(&self.stream, &pass.view()?, None, terms, |stream, output| {
-                copy(stream, &packed.range(0, elements), &mut output.data())
+            let weighed = if finite(terms) { terms.map(f64::from) } else { [0.0; 2] };
+            let weighed = Loss { codebook: weighed[0], commitment: weighed[1] };
+            self.quantizer.backward(&self.stream, &x, None, weighed, |stream, output| {
+                copy(stream, &from.range(0, elements), &mut output.data())
             })?;
-            copy(&self.stream, &self.quantizer.last_input_gradient(), &mut floats_mut(&gradient)?)?;
+            copy(&self.stream, &self.quantizer.last_input_gradient(), &mut to)?;
             self.stream.check()?;
-            if !finite {
-                return Ok(nan(elements, &self.device));
-            }
         }
-        Ok(gradient)
+        // The kernels drop what is not finite; here it must reach whoever looks for an overflow, at rows that have a code.
+        let at_output = packed.slice(0..elements).reshape([n, inputs]);
+        let coded = codes.clone().not_equal_elem(-1).reshape([n, 1]);
+        let wild = match finite(terms) {
+            true => (at_output * 0.0).sum_dim(1).is_nan().bool_and(coded),
+            false => coded,
+        };
+        Ok(gradient.reshape([n, inputs]).mask_fill(wild.expand([n, inputs]), f32::NAN))
     }
 
-    /// Nothing may be overwritten that a backward still needs.
-    fn settled(&self, op: &'static str) -> Result<()> {
-        match self.pending.strong_count() {
-            0 => Ok(()),
-            _ => Err(Error::Order { op, expected: "the last forward's backward, or its results dropped" }),
-        }
+    /// The last pass is over, whatever it has come to; what failed in a backward is told.
+    fn end_pass(&mut self) -> Result<()> {
+        self.pass = None;
+        self.failed.take().map_or(Ok(()), Err)
+    }
+
+    fn fence(&self) -> Fence {
+        Fence(Arc::clone(self.stream.raw()))
     }
 
     /// The last step's report, once all work is done.
@@ -271,7 +317,6 @@ impl There {
     }
 }
 
-/// A gradient that nobody takes for one.
-fn nan(len: usize, device: &CudaDevice) -> Tensor<Cuda, 1> {
-    Tensor::from_data(TensorData::full([len], f32::NAN), (device, DType::F32))
+fn finite(terms: [f32; 2]) -> bool {
+    terms.iter().all(|term| term.is_finite())
 }

@@ -1,21 +1,19 @@
 //! The op's forward and backward in burn's graph.
 
-use std::sync::Arc;
-
 use burn::backend::Autodiff;
 use burn::backend::autodiff::checkpoint::base::Checkpointer;
 use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
 use burn::backend::autodiff::grads::Gradients;
 use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
 use burn::backend::cuda::Cuda;
-use burn::tensor::{Int, Tensor, TensorPrimitive};
+use burn::tensor::{DType, Int, Tensor, TensorData, TensorPrimitive};
 #[cfg(doc)]
 use vq_kernels::Error;
 use vq_kernels::Result;
 use vq_kernels::quantizer::Report;
 
 use super::super::{split, widened};
-use super::{DeviceVectorQuantizer, Ticket, nan};
+use super::{DeviceVectorQuantizer, Pass};
 
 /// What [`DeviceVectorQuantizer::forward`] returns: as [`Quantized`](super::super::Quantized), with codes on the device.
 #[derive(Clone, Debug)]
@@ -36,22 +34,21 @@ impl DeviceVectorQuantizer {
     /// A training pass of `rows` `[rows, inputs]`, tracked, whether or not the rows are: the quantizer has parameters of its
     /// own.
     ///
-    /// Where a row's gradient at the output is not finite it counts as zeros; where a term's derivative is not, all
-    /// gradients at the rows are NaN.
+    /// Where a row's gradient at the output is not finite, or a term's derivative, that at the row is NaN.
     ///
     /// # Errors
-    /// [`Error::Shape`] where the rows are not `inputs` wide, [`Error::TooLarge`] for more rows than it was made for,
-    /// [`Error::Order`] while the backward of an earlier pass may still come; [`Error::Cuda`] where the device fails.
+    /// [`Error::Shape`] where the rows are not `inputs` wide, [`Error::TooLarge`] for more rows than it was made for; what
+    /// failed in an earlier backward; [`Error::Cuda`] where the device fails.
     pub fn forward<C: CheckpointStrategy>(&self, rows: Tensor<Autodiff<Cuda, C>, 2>) -> Result<DeviceQuantized<C>> {
         let (rows, dtype) = widened(rows);
         let shape = rows.dims();
-        let (packed, codes, report, ticket) = self.lock().forward(rows.clone().inner())?;
+        let Pass { number, packed, codes, report } = self.lock().forward(rows.clone().inner())?;
         // The quantizer has parameters of its own: a parent that asks for gradients, even where the rows do not.
         let anchor = Tensor::<Autodiff<Cuda, C>, 1>::from_floats([0.0], &rows.device()).require_grad();
         let nodes = [rows.into_primitive().tensor().node, anchor.into_primitive().tensor().node];
         let packed = packed.into_primitive().tensor();
         let packed = match Quantization.prepare::<C>(nodes).compute_bound().stateful() {
-            OpsKind::Tracked(op) => op.finish(Saved { quantizer: self.clone(), _ticket: ticket, shape }, packed),
+            OpsKind::Tracked(op) => op.finish(Saved { quantizer: self.clone(), number, shape }, packed),
             OpsKind::UnTracked(op) => op.finish(packed),
         };
         let packed = Tensor::from_primitive(TensorPrimitive::Float(packed));
@@ -68,7 +65,7 @@ struct Quantization;
 #[derive(Clone, Debug)]
 struct Saved {
     quantizer: DeviceVectorQuantizer,
-    _ticket: Arc<Ticket>,
+    number: u64,
     shape: [usize; 2],
 }
 
@@ -77,15 +74,15 @@ impl Backward<Cuda, 2> for Quantization {
 
     fn backward(self, ops: Ops<Saved, 2>, gradients: &mut Gradients, _: &mut Checkpointer) {
         let packed = Tensor::<Cuda, 1>::from_primitive(TensorPrimitive::Float(gradients.consume::<Cuda>(&ops.node)));
-        let (Saved { quantizer, shape, .. }, device) = (ops.state, packed.device());
-        let mut there = quantizer.lock();
-        let gradient = there.backward(packed).unwrap_or_else(|failed| {
-            there.failed = Some(failed);
-            nan(shape[0] * shape[1], &device)
+        let (Saved { quantizer, number, shape }, device) = (ops.state, packed.device());
+        let mut shared = quantizer.lock();
+        let gradient = shared.backward(number, packed).unwrap_or_else(|failed| {
+            shared.failed = Some(failed);
+            Tensor::from_data(TensorData::full(shape, f32::NAN), (&device, DType::F32))
         });
         // The anchor has no gradient of its own.
         if let [Some(parent), _] = ops.parents {
-            gradients.register::<Cuda>(parent.id, gradient.reshape(shape).into_primitive().tensor());
+            gradients.register::<Cuda>(parent.id, gradient.into_primitive().tensor());
         }
     }
 }
