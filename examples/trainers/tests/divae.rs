@@ -124,7 +124,7 @@ fn a_frozen_encoder_keeps_its_tokens() {
     let (first, second, third) =
         (directory.path().join("first"), directory.path().join("second"), directory.path().join("third"));
     TRAIN_VQVAE.succeeds(&first, &[]);
-    let encoder = first.join("checkpoint.safetensors").display().to_string();
+    let encoder = first.display().to_string();
     let summary = TRAIN_DIVAE.succeeds(&second, &["--encoder", &encoder, "--prediction", "v", "--average", "0.5"]);
     assert_eq!(summary["frozen"].as_str(), Some("encoder and codes"));
     let path = first.join("checkpoint.safetensors");

@@ -16,7 +16,7 @@ use crate::nets::Encoder;
 use crate::nets::vit::{VitConfig, VitEncoder};
 use crate::params::{load_named, tensors};
 use crate::quantize::{QuantizeBackend, VectorQuantizer};
-use crate::shell::{Checkpoint, Codes, SharedPool};
+use crate::shell::{Checkpoint, Codes, Files, SharedPool};
 use crate::vqvae;
 
 /// An encoder and its codes.
@@ -33,11 +33,12 @@ pub(super) struct Frozen<B: QuantizeBackend> {
 }
 
 impl<B: QuantizeBackend> Frozen<B> {
-    /// Of a checkpoint of `train_vqvae` or `train_divae`.
+    /// Of a checkpoint of `train_vqvae` or `train_divae`, or of a run's directory.
     ///
     /// # Errors
     /// A file of another kind, or damaged.
     pub fn open(path: &Path, pool: Option<SharedPool>, device: &B::Device) -> Result<Self, Failure> {
+        let path = &Files::checkpoint_at(path);
         let kind = Checkpoint::open(path)?.kind().to_owned();
         match kind.as_str() {
             "vqvae" => {

@@ -25,7 +25,7 @@ pub struct Options {
     /// The samples.
     #[command(flatten)]
     pub data: DataOptions,
-    /// A checkpoint of train_vqvae or train_divae, whose encoder and codes are taken and stay as they are.
+    /// A checkpoint of train_vqvae or train_divae, or the directory of such a run, whose encoder and codes are taken and stay as they are.
     #[arg(long)]
     pub encoder: Option<PathBuf>,
     /// The noise of each step: linear, squaredcos_cap_v2, or shifted_cosine: and a factor, which below 1 is less noise.

@@ -142,7 +142,7 @@ fn short(config: Config, steps: u64, batch: usize, lr: f64) -> Config {
     Config { settings: Settings { optimizer, steps, batch, average, amp: false, ..config.settings }, ..config }
 }
 
-/// Codes of a short training: 4M's memory of 100 steps keeps a code that was left behind from being stale for 350.
+/// Codes of a short training: 4M's memory of 100 steps keeps a code that was left behind from being stale for 345.
 fn quick(codes: usize, dim: usize) -> Codes {
     Codes { decay: 0.9, ..Codes::four_m(codes, dim) }
 }

@@ -49,6 +49,11 @@ impl Files {
         }
     }
 
+    /// The checkpoint that `path` names: the file itself, or that of the run whose directory it is.
+    pub fn checkpoint_at(path: &Path) -> PathBuf {
+        if path.is_dir() { Self::of(path).checkpoint } else { path.to_owned() }
+    }
+
     /// Makes the directory, and sees that there is a checkpoint where one is to be taken up.
     ///
     /// # Errors
@@ -176,8 +181,7 @@ pub fn run_task<B: TrainBackend, T: Task<B>>(
     let model = task.model(&device)?;
     let mut state = State::new(task.settings().clone(), model, coding, device);
     if let (Some(start), false) = (task.start(), options.resume) {
-        let start = if start.is_dir() { Files::of(start).checkpoint } else { start.to_owned() };
-        state = state.start_from(&mut Checkpoint::of_kind(&start, T::KIND)?)?;
+        state = state.start_from(&mut Checkpoint::of_kind(&Files::checkpoint_at(start), T::KIND)?)?;
     }
     let mut history = Vec::new();
     if options.resume {

@@ -20,7 +20,7 @@ use crate::common::plots::bars_svg;
 use crate::common::terminal::print;
 use crate::losses::perceptual::Perceptual;
 use crate::on_device;
-use crate::shell::{DataOptions, pool, write_json};
+use crate::shell::{DataOptions, Files, pool, write_json};
 
 /// Evaluates trained models on the same images, and puts them side by side.
 #[derive(Clone, Debug, Parser)]
@@ -95,7 +95,7 @@ fn run_on<B: TrainBackend>(options: &Options, device: B::Device) -> Result<(), F
     let centres = options.codebook.as_deref().map(codebook::load).transpose()?;
     let mut rows: Vec<Row> = Vec::new();
     for run in &options.runs {
-        let path = checkpoint(run);
+        let path = Files::checkpoint_at(run);
         let trained = Trained::<B::InnerBackend>::open(&path, Some(Arc::clone(&pool)), device.clone())?;
         let name = run.display().to_string();
         if let (Some(centres), false) = (&centres, trained.config.codes.source_hash.is_empty())
@@ -132,11 +132,6 @@ fn run_on<B: TrainBackend>(options: &Options, device: B::Device) -> Result<(), F
         true => print(&value.to_string()),
         false => print(&text),
     }
-}
-
-/// A run's checkpoint: the path itself where it is a file.
-pub fn checkpoint(run: &Path) -> PathBuf {
-    if run.is_dir() { run.join("checkpoint.safetensors") } else { run.to_owned() }
 }
 
 /// FID of the held-out crops, where Inception's weights are given.
