@@ -221,9 +221,10 @@ fn a_stream_waits_for_an_event_that_is_gone() {
             second.raw().wait(&event).expect("the same context");
         }
         drop(event);
-        // SAFETY: as above; nobody writes it in this stream.
         let mut found = [0; 4];
-        second.read(&unsafe { DeviceRef::from_raw(address, 4) }, &mut found).expect("values");
+        // SAFETY: all of the memory; what writes it is waited for, or shows in the values.
+        let view = unsafe { DeviceRef::from_raw(address, 4) };
+        second.read(&view, &mut found).expect("values");
         // Work of another stream runs late where nobody waits for it.
         assert_eq!(found == values, waits);
         first.raw().synchronize().expect("done");

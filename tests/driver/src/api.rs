@@ -7,7 +7,6 @@ use core::ffi::{CStr, c_char, c_uint, c_void};
 use std::collections::HashMap;
 
 use crate::streams::{Capture, Event, Forbids, Stream, Work};
-use crate::vm::Arg;
 use crate::{
     CAPTURE_INVALIDATED, CAPTURE_UNSUPPORTED, CURRENT, Code, Driver, INVALID_HANDLE, INVALID_VALUE, NO_DEVICE, Result,
     call,
@@ -399,7 +398,7 @@ fn launch(
         // SAFETY: one address for each parameter …
         let place = unsafe { *arguments.add(at) };
         // SAFETY: … at which it lies, with as many bytes as the kernel says.
-        Arg::Bytes(unsafe { core::slice::from_raw_parts(place.cast::<u8>(), size) }.to_vec())
+        unsafe { core::slice::from_raw_parts(place.cast::<u8>(), size) }.to_vec()
     };
     let args = sizes.into_iter().enumerate().map(argument).collect();
     // What a driver refuses at once: an empty or too large grid or block.

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::rc::Rc;
 use std::thread::ThreadId;
 
-use crate::vm::{Arg, Module};
+use crate::vm::Module;
 use crate::{
     CAPTURE_INVALIDATED, CAPTURE_ISOLATION, CAPTURE_UNSUPPORTED, CAPTURED_EVENT, Driver, ILLEGAL_ADDRESS,
     INVALID_HANDLE, NOT_READY, Result,
@@ -19,7 +19,7 @@ pub enum Work {
         grid: [u32; 3],
         block: [u32; 3],
         shared: u32,
-        args: Vec<Arg>,
+        args: Vec<Vec<u8>>,
     },
     Write(u64, Vec<u8>),
     Copy {
@@ -239,7 +239,7 @@ impl Driver {
                     self.machine.select(*device);
                 }
                 let before = [self.machine.executed(), self.machine.traffic()];
-                let done = self.machine.launch(&module, &kernel, grid, block, shared, &args);
+                let done = self.machine.launch_bytes(&module, &kernel, grid, block, shared, &args);
                 if self.traces {
                     let [instructions, bytes] =
                         [self.machine.executed() - before[0], self.machine.traffic() - before[1]];

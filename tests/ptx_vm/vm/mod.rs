@@ -77,7 +77,7 @@ pub struct Options {
 }
 
 /// An argument of a kernel.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 pub enum Arg {
     U64(u64),
     U32(u32),
@@ -85,8 +85,19 @@ pub enum Arg {
     F64(f64),
     I32(i32),
     I64(i64),
-    /// A structure.
-    Bytes(Vec<u8>),
+}
+
+impl Arg {
+    fn bytes(&self) -> Vec<u8> {
+        match self {
+            Arg::U64(v) => v.to_le_bytes().to_vec(),
+            Arg::I64(v) => v.to_le_bytes().to_vec(),
+            Arg::F64(v) => v.to_le_bytes().to_vec(),
+            Arg::U32(v) => v.to_le_bytes().to_vec(),
+            Arg::I32(v) => v.to_le_bytes().to_vec(),
+            Arg::F32(v) => v.to_le_bytes().to_vec(),
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -230,6 +241,20 @@ impl Machine {
         dynamic_shared: u32,
         args: &[Arg],
     ) -> Result<(), Fault> {
+        let args: Vec<Vec<u8>> = args.iter().map(Arg::bytes).collect();
+        self.launch_bytes(module, kernel, grid, block, dynamic_shared, &args)
+    }
+
+    /// The same with the bytes of each argument, which may be a structure.
+    pub fn launch_bytes(
+        &self,
+        module: &Module,
+        kernel: &str,
+        grid: [u32; 3],
+        block: [u32; 3],
+        dynamic_shared: u32,
+        args: &[Vec<u8>],
+    ) -> Result<(), Fault> {
         let bad = |detail: String| Fault::launch(FaultKind::BadLaunch, kernel, detail);
         let parsed = &module.parsed;
         let found = parsed.kernels.iter().find(|k| k.name == kernel);
@@ -267,25 +292,16 @@ impl Machine {
 }
 
 /// The parameters' bytes.
-fn parameters(kernel: &isa::Kernel, args: &[Arg]) -> Result<Vec<u8>, String> {
+fn parameters(kernel: &isa::Kernel, args: &[Vec<u8>]) -> Result<Vec<u8>, String> {
     if args.len() != kernel.params.len() {
         return Err(format!("{} arguments for {} parameters", args.len(), kernel.params.len()));
     }
     let mut out = vec![0; kernel.param_bytes as usize];
-    for (i, (arg, param)) in args.iter().zip(&kernel.params).enumerate() {
-        let bytes = match arg {
-            Arg::U64(v) => v.to_le_bytes().to_vec(),
-            Arg::I64(v) => v.to_le_bytes().to_vec(),
-            Arg::F64(v) => v.to_le_bytes().to_vec(),
-            Arg::U32(v) => v.to_le_bytes().to_vec(),
-            Arg::I32(v) => v.to_le_bytes().to_vec(),
-            Arg::F32(v) => v.to_le_bytes().to_vec(),
-            Arg::Bytes(bytes) => bytes.clone(),
-        };
+    for (i, (bytes, param)) in args.iter().zip(&kernel.params).enumerate() {
         if bytes.len() != param.size as usize {
             return Err(format!("argument {i} has {} bytes, its parameter {}", bytes.len(), param.size));
         }
-        out[param.offset as usize..][..bytes.len()].copy_from_slice(&bytes);
+        out[param.offset as usize..][..bytes.len()].copy_from_slice(bytes);
     }
     Ok(out)
 }
