@@ -38,9 +38,11 @@ pub(crate) const MARGIN: i32 = 14;
 
 pub(crate) type Canvas<'a> = DrawingArea<SVGBackend<'a>, plotters::coord::Shift>;
 
-/// The colour of a series, again from the first after the last.
+/// The colour of a series; after the last one they come again, darker.
 pub(crate) fn colour(series: usize) -> RGBColor {
-    COLOURS.iter().cycle().nth(series % COLOURS.len()).copied().unwrap_or(INK)
+    let RGBColor(red, green, blue) = COLOURS[series % COLOURS.len()];
+    let darker = |channel: u8| channel >> (series / COLOURS.len()).min(7);
+    RGBColor(darker(red), darker(green), darker(blue))
 }
 
 /// Draws in memory, then writes the file whole or not at all.
