@@ -32,10 +32,16 @@ fn one<C: Code + Pod, T: Pod + Default + Send + Sync>(gpu: &Gpu, [rows, count, d
     let (codes, shifted) = (gpu.slice(&codes), gpu.slice(&shifted));
     let codebook = DeviceMatRef::new(shifted.range(before, count * dim), count, dim).expect("the length");
     let context = format!("{rows} rows, {count} x {dim} of {} bytes, from {before} on", size_of::<T>());
-    let mut room = gpu.room::<T>(before + rows * dim);
+    // What lies around the rows stays.
+    let around: Vec<T> = elements(before + rows * dim + 9);
+    let mut room = gpu.room::<T>(around.len());
+    gpu.write(room.address(), bytes(&around));
     let mut out = DeviceMatMut::new(room.range(before, rows * dim), rows, dim).expect("the length");
     gpu_ops::gather(gpu, &codes, &codebook, &mut out).expect("shapes");
-    assert_eq!(bytes(&gpu.read(&out.data())), bytes(&expected), "{context}");
+    drop(out);
+    let (front, back) = (&around[..before], &around[before + rows * dim..]);
+    let found = gpu.read(&room);
+    assert_eq!(bytes(&found), [bytes(front), bytes(&expected), bytes(back)].concat(), "{context}");
     let mut out = gpu.mat_room::<T>(rows, dim);
     let args = [
         (&codes).into(),
