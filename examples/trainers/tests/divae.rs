@@ -174,7 +174,7 @@ fn what_does_not_fit_is_refused_in_words() {
         let message = BARE.refuses(out, &[&toy, arguments].concat());
         assert!(message.contains(expected), "{arguments:?}: {message}");
     }
-    let noisy = ["train_divae", "--preset", "small", "--prediction", "v", "--base", "47"];
+    let noisy = ["train_divae", "--preset", "small", "--prediction", "v", "--base", "46"];
     let narrow = Options::parse_from(noisy).config().expect("settings").narrow();
     assert!(narrow.is_some_and(|why| why.contains("take 48")), "noise of 4 × 4 pixels of three channels");
     assert!(!out.join("checkpoint.safetensors").exists());
