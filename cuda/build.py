@@ -97,17 +97,20 @@ def loops(sass, kernel):
                 yield opcodes[labels[target[1]]:]
 
 
+def disassembled(cubin):
+    return subprocess.run([tool("ptxas13", "nvidia/*/bin/nvdisasm"), "-c", cubin], capture_output=True, text=True, check=True).stdout
+
+
 def hot_loops(cubins):
-    chips = ["sm_80", "sm_90a", "sm_120"]
     lines = ["", "## Hot loops", "",
              "The loop that is densest in the kernel's products, from the disassembly: its instructions, how many of them are the matrix or",
              "multiply-add instruction and how many compare, and warp instructions for 1,024 scores (1,024 · 32 multiply-adds where scores are not the unit).", "",
-             "| kernel | " + " | ".join(f"{chip}: instructions, products, maxima, per 1,024" for chip in chips) + " |", "|---|" + "---|" * len(chips)]
+             "| kernel | " + " | ".join(f"{chip}: instructions, products, maxima, per 1,024" for chip in CHIPS) + " |", "|---|" + "---|" * len(CHIPS)]
     for module, kernels in HOT.items():
+        texts = [disassembled(cubins[module, chip]) for chip in CHIPS]
         for kernel, opcode, each, unit in kernels:
             cells = []
-            for chip in chips:
-                disassembly = subprocess.run([tool("ptxas13", "nvidia/*/bin/nvdisasm"), "-c", cubins[module, chip]], capture_output=True, text=True, check=True).stdout
+            for disassembly in texts:
                 loop = max(loops(disassembly, kernel), key=lambda loop: loop.count(opcode) / len(loop))
                 products = loop.count(opcode)
                 maxima = sum(op.startswith(("FMNMX", "VIMNMX", "IMNMX")) for op in loop)
