@@ -234,9 +234,8 @@ impl Driver {
     fn run(&mut self, stream: usize, work: Work) -> Result<()> {
         match work {
             Work::Launch { module, kernel, grid, block, shared, args } => {
-                let context = self.streams.get(&stream).map(|stream| stream.context);
-                if let Some(device) = context.and_then(|context| self.contexts.get(&context)) {
-                    self.machine.select(*device);
+                if let Some(device) = self.device_of(stream) {
+                    self.machine.select(device);
                 }
                 let before = [self.machine.executed(), self.machine.traffic()];
                 let done = self.machine.launch_bytes(&module, &kernel, grid, block, shared, &args);
@@ -266,12 +265,15 @@ impl Driver {
         Ok(())
     }
 
+    fn device_of(&self, stream: usize) -> Option<usize> {
+        self.contexts.get(&self.streams.get(&stream)?.context).copied()
+    }
+
     /// After a fault the device is lost.
     fn lose(&mut self, stream: usize, fault: String) -> i32 {
         eprintln!("virtual driver: {fault}");
-        let context = self.streams.get(&stream).map(|stream| stream.context);
-        if let Some(device) = context.and_then(|context| self.contexts.get(&context)) {
-            self.devices[*device].lost = true;
+        if let Some(device) = self.device_of(stream) {
+            self.devices[device].lost = true;
         }
         ILLEGAL_ADDRESS
     }
