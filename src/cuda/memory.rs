@@ -63,6 +63,12 @@ impl<'a, T> DeviceRef<'a, T> {
         self.address
     }
 
+    /// The same memory as bytes.
+    pub(crate) fn bytes(&self) -> DeviceRef<'_, u8> {
+        let (address, len, owner) = (self.address, self.len * size_of::<T>(), self.owner);
+        DeviceRef { address, len, owner, _guard: None, elements: PhantomData }
+    }
+
     /// As a kernel's argument, from byte `offset` on.
     pub(crate) fn arg(&self, offset: usize) -> Arg {
         Arg::Address { address: self.address + offset as u64, owner: self.owner }

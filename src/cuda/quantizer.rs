@@ -1,10 +1,12 @@
 //! The whole layer on a device: [`Quantizer`](crate::quantizer::Quantizer)'s `encode`, `decode` and training step, with the same bits.
 //!
 //! A step launches kernels and returns: nothing waits, and nothing is allocated, as all state lies in one piece of the
-//! caller's memory. The optimizer is the caller's: gradients are views of that memory, and where it changes codes or
-//! their projector, [`refresh_codes`](DeviceQuantizer::refresh_codes) follows. The step's number is in that memory, too,
-//! and each step adds 1 to it: replays of a captured step are steps like any others.
+//! caller's memory. The optimizer is the caller's: on the host, by [`apply`](DeviceQuantizer::apply), or on the device, where
+//! gradients are views of that memory, and [`refresh_codes`](DeviceQuantizer::refresh_codes) follows changes of codes or their
+//! projector. The step's number is in that memory, too, and each step adds 1 to it: replays of a captured step are steps like any
+//! others.
 
+mod apply;
 mod codes;
 mod parts;
 mod places;
@@ -44,6 +46,8 @@ pub struct DeviceQuantizer<'a> {
     last: usize,
     /// Rows of the last step that has gone back: those of its gradient.
     gone_back: usize,
+    /// Whether layers that rows pass have gradients that no optimizer has used up.
+    gradients: bool,
     /// Rows of the last step that was learned from: at least as many as codes were hit.
     learned: usize,
     /// What the loss terms weigh in the last step.
@@ -107,6 +111,7 @@ impl<'a> DeviceQuantizer<'a> {
             rows,
             last: 0,
             gone_back: 0,
+            gradients: false,
             learned: 0,
             terms: Loss::default(),
             passed: None,

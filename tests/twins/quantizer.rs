@@ -3,7 +3,7 @@
 use vq_kernels::cuda::quantizer::{DeviceQuantizer, DeviceState, REPORT_WORDS, decode_report};
 use vq_kernels::cuda::{DeviceMatMut, DeviceMatRef, DeviceMut, DeviceRef};
 use vq_kernels::ops::restart::Rule;
-use vq_kernels::quantizer::{Config, Estimator, Initial, Learner, Loss, Quantizer, Report, StateRef};
+use vq_kernels::quantizer::{Config, Estimator, Initial, Learner, Loss, Quantizer, Report, StateRef, Update};
 use vq_kernels::{Cpu, Error, MatRef, NO_CODE, Result};
 
 use crate::common::{assert_same_bits, assert_same_bits64, mat, paint};
@@ -159,27 +159,31 @@ pub fn twins(config: Config, count: usize, steps: u64) -> Gpu {
         let optimized = |values: &mut [f32], gradient: &[f32]| {
             values.iter_mut().zip(gradient).for_each(|(value, g)| *value -= 0.05 * g);
         };
-        for (name, place) in there.state_mut() {
-            let DeviceState::F32(place) = place else { continue };
-            let mut values = gpu.read(&place);
-            match layers.iter().find(|(found, _)| *found == name) {
-                Some((_, gradient)) => {
-                    let gradient: Vec<f32> = gradient.iter().map(|&g| g as f32).collect();
-                    optimized(&mut values, &gradient);
-                }
-                None if name == if config.normalize { "latent" } else { "codebook" } => {
-                    for (k, gradient) in hits[..learned].iter().zip(rows.chunks_exact(config.dim)) {
-                        optimized(&mut values[*k as usize * config.dim..][..config.dim], gradient);
-                    }
-                }
-                None => continue,
-            }
-            gpu.write(place.address(), bytemuck::cast_slice(&values));
-        }
         // Codes that were hit are known whatever is encoded meanwhile.
         there.encode(&gpu, &rows_there, None, &mut gpu.room(count)).expect("codes");
-        there.refresh_codes(&gpu).expect("launches");
-        here.apply(&cpu, |update| optimized(update.values, update.gradient)).expect("nothing that can fail");
+        let read = |from: &DeviceRef<u8>, to: &mut [u8]| {
+            to.copy_from_slice(&gpu.bytes(from.address(), to.len()));
+            Ok(())
+        };
+        let write = |to: &mut DeviceMut<u8>, from: &[u8]| {
+            gpu.write(to.address(), from);
+            Ok(())
+        };
+        let mut updates = Vec::new();
+        let optimize = |update: Update| {
+            updates.push((update.name, update.offset));
+            optimized(update.values, update.gradient);
+        };
+        there.apply_by(&gpu, read, write, optimize).expect("launches");
+        let mut expected = Vec::new();
+        here.apply(&cpu, |update| {
+            expected.push((update.name, update.offset));
+            optimized(update.values, update.gradient);
+        })
+        .expect("nothing that can fail");
+        assert_eq!(updates, expected, "{context}");
+        // They are used up.
+        there.apply_by(&gpu, read, write, |update| panic!("{}, {context}", update.name)).expect("launches");
         same_state(&gpu, &mut there, &here, &context);
     }
     // -- encode and decode, in more rows than a step may have

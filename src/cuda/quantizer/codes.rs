@@ -2,6 +2,7 @@
 
 use super::DeviceQuantizer;
 use super::places::SOURCES;
+use crate::cuda::arena::Place;
 use crate::cuda::images::QUANTIZER;
 use crate::cuda::memory::{DeviceMatRef, DeviceRef};
 use crate::cuda::ops;
@@ -18,8 +19,13 @@ impl<'a> DeviceQuantizer<'a> {
     /// None that a caller can cause.
     pub fn last_code_gradients(&self) -> Result<(DeviceRef<'_, u32>, DeviceMatRef<'_>)> {
         let hits = if self.config.learner == Learner::Gradient { self.most_hits() } else { 0 };
-        let rows = if self.config.normalize { self.places.code_rows } else { self.places.code_gradients };
-        Ok((self.arena.first(self.places.hits, hits).shared(), self.arena.mat(rows, hits, self.config.dim)?.shared()))
+        let rows = self.arena.mat(self.code_gradients_place(), hits, self.config.dim)?.shared();
+        Ok((self.arena.first(self.places.hits, hits).shared(), rows))
+    }
+
+    /// Where gradients are at what is learned: behind the norm, where there is one.
+    pub(super) fn code_gradients_place(&self) -> Place<f32> {
+        if self.config.normalize { self.places.code_rows } else { self.places.code_gradients }
     }
 
     /// Brings the codebook up to date, after an optimizer has changed what it is made of: `latent` or `codebook` at the
@@ -52,9 +58,7 @@ impl<'a> DeviceQuantizer<'a> {
                 let mut unit = self.arena.mat(places.code_units, hits.len(), dim)?;
                 ops::gather(queue, &hits, &latent, &mut raw)?;
                 ops::normalize(queue, &raw.as_ref(), &mut unit, None)?;
-                let codebook = Arg::from(&self.arena.at(places.codebook));
-                let args = [(&hits).into(), hits.len().into(), dim.into(), (&unit.as_ref()).into(), codebook];
-                self.over(queue, "scatter_rows", hits.len() * dim, &args)?;
+                self.scatter(queue, &hits, &unit.as_ref(), places.codebook)?;
             }
             Learner::Gradient | Learner::Ema | Learner::Frozen => {}
         }
@@ -134,6 +138,19 @@ impl<'a> DeviceQuantizer<'a> {
             }
         }
         Ok(())
+    }
+
+    /// Rows `from` `[hits, dim]` to the codes `hits` at `to`.
+    pub(super) fn scatter(
+        &self,
+        queue: &impl Queue,
+        hits: &DeviceRef<u32>,
+        from: &DeviceMatRef,
+        to: Place<f32>,
+    ) -> Result<()> {
+        let (dim, to) = (self.config.dim, Arg::from(&self.arena.at(to)));
+        let args = [hits.into(), hits.len().into(), dim.into(), from.into(), to];
+        self.over(queue, "scatter_rows", hits.len() * dim, &args)
     }
 
     /// The most codes that the last step can have hit, whatever was encoded since.

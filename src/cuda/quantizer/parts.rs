@@ -107,7 +107,7 @@ impl DeviceQuantizer<'_> {
             return Err(Error::TooLarge { op: OP, arg: "rows", max: self.rows as u64, got: x.rows() as u64 });
         }
         self.forget();
-        self.learned = 0;
+        (self.gradients, self.learned) = (false, 0);
         self.terms = Loss { codebook: self.config.codebook_weight, commitment: self.config.commitment_weight };
         if x.rows() > 0 {
             self.pass_rows(queue, x, weights)?;
@@ -118,7 +118,7 @@ impl DeviceQuantizer<'_> {
 
     fn go_back(&mut self, queue: &impl Queue, x: &DeviceMatRef, weights: Option<&DeviceRef<f32>>) -> Result<()> {
         self.pass_gradients(queue, x, weights)?;
-        self.gone_back = x.rows();
+        (self.gone_back, self.gradients) = (x.rows(), true);
         Ok(())
     }
 

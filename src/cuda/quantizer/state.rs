@@ -122,15 +122,15 @@ impl DeviceQuantizer<'_> {
             match (place, found) {
                 (StateMut::F32(to), Some(DeviceState::F32(from))) => {
                     same("download", name, from.len(), to.len())?;
-                    copy(&bytes(from).shared(), bytemuck::cast_slice_mut(to))
+                    copy(&from.as_ref().bytes(), bytemuck::cast_slice_mut(to))
                 }
                 (StateMut::F64(to), Some(DeviceState::F64(from))) => {
                     same("download", name, from.len(), to.len())?;
-                    copy(&bytes(from).shared(), bytemuck::cast_slice_mut(to))
+                    copy(&from.as_ref().bytes(), bytemuck::cast_slice_mut(to))
                 }
                 (StateMut::U64(to), Some(DeviceState::U64(from))) => {
                     same("download", name, from.len(), to.len())?;
-                    copy(&bytes(from).shared(), bytemuck::cast_slice_mut(to))
+                    copy(&from.as_ref().bytes(), bytemuck::cast_slice_mut(to))
                 }
                 _ => Err(Error::Config { field: name, expected: "a tensor of that name and type in the state" }),
             }
@@ -139,7 +139,7 @@ impl DeviceQuantizer<'_> {
 }
 
 /// The bytes of a place.
-fn bytes<'v, T>(place: &DeviceMut<'v, T>) -> DeviceMut<'v, u8> {
+pub(super) fn bytes<'v, T>(place: &DeviceMut<'v, T>) -> DeviceMut<'v, u8> {
     // SAFETY: all of the view, which is not used while this one is.
     unsafe { place.place(0, place.len() * size_of::<T>()) }
 }
