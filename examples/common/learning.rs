@@ -27,11 +27,16 @@ pub fn optimizer(quantizer: &Quantizer, constants: Constants) -> Adam {
 
 /// The optimizer's part of a step: forgets the moments of restarted codes, and updates what is trained.
 pub fn apply(quantizer: &mut Quantizer, adam: &mut Adam, cpu: &Cpu, lr: f64) -> Result<(), Failure> {
-    for restarted in quantizer.last_restarted() {
-        adam.forget("codebook", restarted.code as usize);
-        adam.forget("latent", restarted.code as usize);
-    }
+    forget(adam, quantizer.last_restarted().iter().map(|restarted| restarted.code));
     Ok(quantizer.apply(cpu, |update| adam.update(update, lr))?)
+}
+
+/// Forgets the moments of codes that are others now.
+pub fn forget(adam: &mut Adam, restarted: impl IntoIterator<Item = u32>) {
+    for code in restarted {
+        adam.forget("codebook", code as usize);
+        adam.forget("latent", code as usize);
+    }
 }
 
 /// The quantizer's state, under its own names: of the tensors that `keep` asks for.

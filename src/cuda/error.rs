@@ -51,6 +51,9 @@ pub enum CudaError {
     },
     /// The driver refused; the code is a `CUresult`.
     Driver(u32),
+    /// Work of another library on the same device failed, which whoever ties the two together waited for: what that library said.
+    /// Nothing in this crate returns it.
+    Other(String),
 }
 
 impl core::fmt::Display for CudaError {
@@ -76,6 +79,7 @@ impl core::fmt::Display for CudaError {
             Self::OtherStream => write!(f, "a view was made for another stream: make one for each stream"),
             Self::Misaligned { alignment } => write!(f, "an address is not a multiple of {alignment} bytes"),
             Self::Driver(code) => write!(f, "the driver refused with CUresult {code}"),
+            Self::Other(said) => write!(f, "another library's work on the device failed: {said}"),
         }
     }
 }

@@ -50,31 +50,39 @@
 //! A loss without the two terms trains codes by a derivative of 0. Where no backward comes at all (moving averages
 //! need none), `update` uses the weights of the quantizer's configuration.
 //!
+//! # Where it runs
+//! On the host; with feature `cuda`, tensors of `burn::backend::Cuda` draw the quantizer to their device, where it stays: codes,
+//! statistics, moving averages and restarts are computed there, on the tensors' own memory, and no row passes through the
+//! host. [`apply`](VectorQuantizer::apply) brings layers and hit codes to the optimizer and back,
+//! [`read`](VectorQuantizer::read) a copy of the state, where it has changed. There a pass is one forward, its backward,
+//! and `update`: another forward or an encode ends it, a backward that comes after all gives NaN, and the next call returns why.
+//!
 //! # Types
 //! Arithmetic is f32. Rows of another float type (f16, bf16) are widened, and the output is narrowed back; the two
 //! loss terms stay f32.
 
 use core::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, Weak};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use burn::tensor::backend::Backend;
 use burn::tensor::{FloatDType, Tensor, TensorPrimitive};
 #[cfg(doc)]
 use vq_kernels::Error;
-use vq_kernels::quantizer::{Quantizer, Report, Update};
-use vq_kernels::{Cpu, Isa, MatMut, MatRef, NO_CODE, Pool, Result, ops};
+#[cfg(doc)]
+use vq_kernels::NO_CODE;
+use vq_kernels::quantizer::{Config, Quantizer, Report, Update};
+use vq_kernels::{Cpu, Isa, Pool, Result, ops};
 
 mod autodiff;
 mod backend;
 #[cfg(feature = "cuda")]
 mod device;
 mod host;
+mod shared;
 
-use host::{Shared, lock};
+use shared::{Shared, lock};
 
-pub use backend::{Pass, QuantizeBackend};
-#[cfg(feature = "cuda")]
-pub use device::{DeviceQuantized, DeviceVectorQuantizer};
+pub use backend::{Claim, Pass, QuantizeBackend};
 
 /// A [`Quantizer`] that several threads and the autodiff graph share: clones are handles to the same one.
 ///
@@ -116,8 +124,7 @@ pub struct Updated {
 impl VectorQuantizer {
     /// Shares `quantizer`, which runs on the calling thread with the fastest instruction set there is.
     pub fn new(quantizer: Quantizer) -> Self {
-        let shared = Shared { quantizer, pending: Weak::new() };
-        Self { shared: Arc::new(Mutex::new(shared)), isa: Isa::detect(), pool: None }
+        Self { shared: Arc::new(Mutex::new(Shared::new(quantizer))), isa: Isa::detect(), pool: None }
     }
 
     /// The same quantizer on `pool`'s threads, through this handle and its clones. Results do not depend on it.
@@ -143,11 +150,12 @@ impl VectorQuantizer {
     /// the rows are: the quantizer has parameters of its own.
     ///
     /// # Errors
-    /// [`Error::Shape`] where the rows are not `inputs` wide, [`Error::TooLarge`] for more rows than have indices.
+    /// [`Error::Shape`] where the rows are not `inputs` wide, [`Error::TooLarge`] for more rows than have indices; of a device,
+    /// `Error::Cuda`, and what an earlier backward could not return.
     pub fn forward<B: QuantizeBackend>(&self, rows: Tensor<B, 2>) -> Result<Quantized<B>> {
         let (rows, dtype) = widened(rows);
         let shape = rows.dims();
-        let Pass { packed, codes, report } = B::pass(self, rows)?;
+        let Pass { packed, codes, report, .. } = B::pass(self, rows)?;
         let (output, codebook_loss, commitment_loss) = split(packed, shape);
         Ok(Quantized { output: output.cast(dtype), codebook_loss, commitment_loss, codes, report })
     }
@@ -157,25 +165,15 @@ impl VectorQuantizer {
     /// # Errors
     /// As [`forward`](Self::forward).
     pub fn encode<B: QuantizeBackend>(&self, rows: Tensor<B, 2>) -> Result<Vec<u32>> {
-        let (rows, _) = widened(rows);
-        let [n, width] = rows.dims();
-        let mut codes = vec![NO_CODE; n];
-        B::lend(&rows, |values| {
-            self.read(|quantizer| quantizer.encode(&self.cpu(), MatRef::new(values, n, width)?, None, &mut codes))
-        })?;
-        Ok(codes)
+        B::encode(self, widened(rows).0)
     }
 
     /// The output `[codes, inputs]` for `codes`, in f32; zeros (projected back) for [`NO_CODE`].
     ///
     /// # Errors
-    /// [`Error::CodeOutOfRange`] for a code that does not exist.
+    /// [`Error::CodeOutOfRange`] for a code that does not exist; of a device as [`forward`](Self::forward).
     pub fn decode<B: QuantizeBackend>(&self, codes: &[u32], device: &B::Device) -> Result<Tensor<B, 2>> {
-        let inputs = self.read(|quantizer| quantizer.config().inputs);
-        let mut values = vec![0.0; codes.len() * inputs];
-        let output = MatMut::new(&mut values, codes.len(), inputs)?;
-        self.read(|quantizer| quantizer.decode(&self.cpu(), codes, output))?;
-        Ok(B::make(values, [codes.len(), inputs], device))
+        B::decode(self, codes, device)
     }
 
     /// After `loss.backward()`: takes the last pass into the statistics, moves averaged codes, replaces stale ones,
@@ -183,41 +181,79 @@ impl VectorQuantizer {
     ///
     /// # Errors
     /// [`Error::Order`] where no [`forward`](Self::forward) came since the last update; [`Error::Overflow`] where
-    /// more than 2²² rows fell to one code.
+    /// more than 2²² rows fell to one code; of a device as [`forward`](Self::forward).
     pub fn update(&self) -> Result<Updated> {
         let cpu = self.cpu();
-        self.with(|quantizer| {
-            let exponent = quantizer.exponent()?;
-            if quantizer.last_codes().is_empty() {
-                return Ok(Updated::default());
-            }
-            let active = quantizer.collect_statistics(&cpu, exponent)?;
-            Ok(Updated { active, restart: quantizer.update(&cpu)? })
-        })
+        let mut shared = self.lock();
+        shared.check()?;
+        if let Some(away) = shared.away() {
+            let Report { active, restart, .. } = away.update()?;
+            return Ok(Updated { active, restart });
+        }
+        let quantizer = shared.home()?;
+        let exponent = quantizer.exponent()?;
+        if quantizer.last_codes().is_empty() {
+            return Ok(Updated::default());
+        }
+        let active = quantizer.collect_statistics(&cpu, exponent)?;
+        Ok(Updated { active, restart: quantizer.update(&cpu)? })
     }
 
     /// After [`update`](Self::update): gives each of the quantizer's parameters and its gradient to `optimize`, then
     /// brings the codebook up to date. The gradients are used up. (For their norm, look at
-    /// [`Quantizer::gradients`] through [`read`](Self::read) before.)
+    /// [`Quantizer::gradients`] through [`read`](Self::read) before, on the host.)
     ///
     /// # Errors
-    /// None that a caller can cause.
-    pub fn apply(&self, optimize: impl FnMut(Update<'_>)) -> Result<()> {
+    /// None that a caller can cause; of a device as [`forward`](Self::forward).
+    pub fn apply(&self, mut optimize: impl FnMut(Update<'_>)) -> Result<()> {
         let cpu = self.cpu();
-        self.with(|quantizer| quantizer.apply(&cpu, optimize))
-    }
-
-    /// Looks at the quantizer. `look` must not call this handle or its clones.
-    pub fn read<R>(&self, look: impl FnOnce(&Quantizer) -> R) -> R {
-        look(&self.lock().quantizer)
-    }
-
-    /// Changes the quantizer: to restore it, or to merge statistics of several workers. `change` must not call this
-    /// handle or its clones.
-    pub fn with<R>(&self, change: impl FnOnce(&mut Quantizer) -> R) -> R {
         let mut shared = self.lock();
-        shared.settle();
-        change(&mut shared.quantizer)
+        shared.check()?;
+        match shared.away() {
+            Some(away) => away.apply(&mut optimize),
+            None => shared.home()?.apply(&cpu, optimize),
+        }
+    }
+
+    /// The settings.
+    pub fn config(&self) -> Config {
+        *self.lock().config()
+    }
+
+    /// Each row's code in the last [`forward`](Self::forward).
+    pub fn last_codes(&self) -> Vec<u32> {
+        let mut shared = self.lock();
+        match shared.away() {
+            Some(away) => away.last_codes().to_vec(),
+            None => shared.copy().last_codes().to_vec(),
+        }
+    }
+
+    /// The codes that the last [`update`](Self::update) replaced.
+    pub fn last_restarted(&self) -> Vec<u32> {
+        let mut shared = self.lock();
+        match shared.away() {
+            Some(away) => away.last_restarted().to_vec(),
+            None => shared.copy().last_restarted().iter().map(|one| one.code).collect(),
+        }
+    }
+
+    /// Looks at the quantizer: where it is on a device, at a copy of its state, without its last pass. `look` must not call this
+    /// handle or its clones.
+    ///
+    /// # Errors
+    /// None on the host; of a device as [`forward`](Self::forward).
+    pub fn read<R>(&self, look: impl FnOnce(&Quantizer) -> R) -> Result<R> {
+        Ok(look(self.lock().host()?))
+    }
+
+    /// Changes the quantizer, on the host: to restore it, or to merge statistics of several workers. `change` must not call
+    /// this handle or its clones. A pass on a device ends with it, and gradients there are lost.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read).
+    pub fn with<R>(&self, change: impl FnOnce(&mut Quantizer) -> R) -> Result<R> {
+        Ok(change(self.lock().home()?))
     }
 
     fn lock(&self) -> MutexGuard<'_, Shared> {

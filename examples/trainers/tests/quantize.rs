@@ -39,6 +39,11 @@ fn values<T: Backend, const D: usize>(tensor: Tensor<T, D>) -> Vec<f32> {
     tensor.into_data().convert::<f32>().to_vec().expect("f32 values")
 }
 
+/// What `look` sees, on the host, where nothing fails.
+fn read<R>(quantizer: &VectorQuantizer, look: impl FnOnce(&Quantizer) -> R) -> R {
+    quantizer.read(look).expect("on the host")
+}
+
 /// A small quantizer; `Gradient` codes and centres are normal, so that no two are near each other.
 fn config(learner: Learner, normalize: bool, factorize: bool, estimator: Estimator) -> Config {
     let dim = 6;
@@ -78,7 +83,7 @@ fn every_config() -> Vec<Config> {
 
 /// The quantizer's own gradients, as an optimizer will see them.
 fn own_gradients(quantizer: &VectorQuantizer) -> Named {
-    quantizer.read(|quantizer| {
+    read(quantizer, |quantizer| {
         let (codes, dim) = (quantizer.config().codes, quantizer.config().dim);
         let mut named = Named::new();
         quantizer.gradients(|name, offset, gradient| match name {
@@ -130,7 +135,7 @@ fn step<T: QuantizeBackend + AutodiffBackend>(
     total: &Total,
     device: &T::Device,
 ) -> (Vec<f32>, Named) {
-    let width = quantizer.read(|quantizer| quantizer.config().inputs);
+    let width = quantizer.config().inputs;
     let x = rows::<T>(x, width, device).require_grad();
     let quantized = quantizer.forward(x.clone()).expect("a pass");
     let gradients = total.of(quantized.output, quantized.codebook_loss, quantized.commitment_loss).backward();
@@ -146,9 +151,9 @@ fn gradients_equal_those_of_the_composed_quantizer() {
         let x = normal(ROWS * config.inputs, 100 + i);
         let total = Total::draw(ROWS * config.inputs, 200 + i);
         let quantizer = shared(config);
-        let composed = quantizer.read(|quantizer| Composed::<B>::of(quantizer, &device));
+        let composed = read(&quantizer, |quantizer| Composed::<B>::of(quantizer, &device));
         let (at_rows, own) = step::<B>(&quantizer, &x, &total, &device);
-        let codes = quantizer.read(|quantizer| quantizer.last_codes().to_vec());
+        let codes = quantizer.last_codes();
 
         let wide_x = wide::<B>(&x, [ROWS, config.inputs], &device).require_grad();
         let results = composed.forward(wide_x.clone(), &codes);
@@ -195,7 +200,7 @@ fn forward_values_equal_those_of_the_composed_quantizer() {
         let device = device();
         let x = normal(40 * config.inputs, 3);
         let quantizer = shared(config);
-        let composed = quantizer.read(|quantizer| Composed::<B>::of(quantizer, &device));
+        let composed = read(&quantizer, |quantizer| Composed::<B>::of(quantizer, &device));
         let quantized = quantizer.forward(rows::<Flex>(&x, config.inputs, &device)).expect("a pass");
         let expected = composed.forward(wide(&x, [40, config.inputs], &device), &quantized.codes);
         assert!(relative(&values(quantized.output), &values(expected.output)) < 1e-5, "{config:?}");
@@ -217,7 +222,7 @@ fn codes_equal_those_of_the_composed_search_but_for_near_ties() {
             z = z.clone() / z.powi_scalar(2).sum_dim(1).sqrt();
         }
         let seen: Vec<f64> = z.clone().into_data().to_vec().expect("f64 rows");
-        quantizer.read(|quantizer| {
+        read(&quantizer, |quantizer| {
             let composed = nearest(z, quantizer.codebook(), 100);
             let differing = codes.iter().zip(&composed).filter(|(a, b)| a != b).count();
             assert!(differing < ROWS / 100, "{differing} of {ROWS} rows have another code");
@@ -296,7 +301,7 @@ fn the_gradient_at_rows_is_right_in_any_order_of_calls() {
         let expected: Vec<Vec<f32>> =
             batches.iter().zip(&totals).map(|(x, total)| step::<B>(&shared(settings), x, total, &device()).0).collect();
         let quantizer = shared(settings);
-        let before = quantizer.read(Quantizer::clone);
+        let before = read(&quantizer, Quantizer::clone);
         let passes: Vec<_> = batches
             .iter()
             .zip(&totals)
@@ -314,7 +319,7 @@ fn the_gradient_at_rows_is_right_in_any_order_of_calls() {
             let gradients = loss.clone().backward();
             assert_eq!(values(x.grad(&gradients).expect("a gradient")), expected[i], "{settings:?}: pass {i}");
         }
-        let unchanged = quantizer.read(|now| now.codebook().data() == before.codebook().data());
+        let unchanged = read(&quantizer, |now| now.codebook().data() == before.codebook().data());
         assert_eq!(unchanged, settings.learner == Learner::Frozen, "{settings:?}");
     }
 }
@@ -409,7 +414,7 @@ fn rows_that_are_not_finite_have_no_code_and_no_gradient() {
 fn no_rows_are_a_pass_that_changes_nothing() {
     for settings in every_config() {
         let quantizer = shared(settings);
-        let before = quantizer.read(Quantizer::clone);
+        let before = read(&quantizer, Quantizer::clone);
         let x = Tensor::<B, 2>::empty([0, settings.inputs], &device()).require_grad();
         let quantized = quantizer.forward(x).expect("a pass of nothing");
         assert_eq!(quantized.output.dims(), [0, settings.inputs]);
@@ -419,7 +424,7 @@ fn no_rows_are_a_pass_that_changes_nothing() {
         loss.backward();
         assert_eq!(quantizer.update(), Ok(Updated::default()));
         quantizer.apply(|update| update.values.fill(update.gradient.iter().sum())).expect("an optimizer's turn");
-        let unmoved = quantizer.read(|now| (now.step(), now.codebook().data().to_vec()));
+        let unmoved = read(&quantizer, |now| (now.step(), now.codebook().data().to_vec()));
         assert_eq!(unmoved.0, 0);
         if !settings.factorize && settings.learner != (Learner::Projector { source_dim: 9 }) {
             assert_eq!(unmoved.1, before.codebook().data(), "{settings:?}");

@@ -85,35 +85,35 @@ impl<B: QuantizeBackend> Frozen<B> {
         config.decoder.condition = self.codes.dim;
         config.encoder = self.config.clone();
         config.codes = self.codes.clone();
-        config.frozen = Some(self.hash());
+        config.frozen = Some(self.hash()?);
         config.check().context(|| "--encoder does not go with the other settings".into())
     }
 
     /// Puts encoder and codes into a model to be trained: they are saved with it, and not trained.
     ///
     /// # Errors
-    /// None: [`fit`](Self::fit) made the model for them.
+    /// None that a caller can cause: [`fit`](Self::fit) made the model for them.
     pub fn put<T: Backend>(&self, model: Divae<T>, device: &T::Device) -> Result<Divae<T>, Failure> {
         let encoder = load_named(model.encoder, &tensors(&self.encoder), "a frozen encoder")?.no_grad();
-        let values = TensorData::new(self.codebook(), [self.codes.codes, self.codes.dim]);
+        let values = TensorData::new(self.codebook()?, [self.codes.codes, self.codes.dim]);
         let codebook = Param::from_tensor(Tensor::from_data(values, device)).set_require_grad(false);
         Ok(Divae { encoder, codebook: Some(codebook), ..model })
     }
 
     /// SHA-256 of all values.
-    fn hash(&self) -> String {
+    fn hash(&self) -> Result<String, Failure> {
         let mut hash = Sha256::new();
         for (name, tensor) in tensors(&self.encoder) {
             hash.update(name);
             tensor.values.iter().for_each(|value| hash.update(value.to_le_bytes()));
         }
-        let codebook = self.codebook();
+        let codebook = self.codebook()?;
         codebook.iter().for_each(|value| hash.update(value.to_le_bytes()));
-        hex(hash)
+        Ok(hex(hash))
     }
 
     /// The codes, `[codes, dim]`.
-    fn codebook(&self) -> Vec<f32> {
-        self.quantizer.read(|quantizer| quantizer.codebook().data().to_vec())
+    fn codebook(&self) -> Result<Vec<f32>, Failure> {
+        Ok(self.quantizer.read(|quantizer| quantizer.codebook().data().to_vec())?)
     }
 }

@@ -1,6 +1,4 @@
-//! The op's backward, for burn's [`Autodiff`] over any backend that runs the forward.
-
-use std::sync::Arc;
+//! The op in the graph of burn's [`Autodiff`], over any backend that runs it.
 
 use burn::backend::Autodiff;
 use burn::backend::autodiff::checkpoint::base::Checkpointer;
@@ -10,7 +8,7 @@ use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
 use burn::tensor::{Tensor, TensorPrimitive};
 use vq_kernels::Result;
 
-use super::host::Ticket;
+use super::backend::Claim;
 use super::{Pass, QuantizeBackend, VectorQuantizer};
 
 impl<B: QuantizeBackend, C: CheckpointStrategy> QuantizeBackend for Autodiff<B, C> {
@@ -20,21 +18,36 @@ impl<B: QuantizeBackend, C: CheckpointStrategy> QuantizeBackend for Autodiff<B, 
 
     fn pass(quantizer: &VectorQuantizer, rows: Tensor<Self, 2>) -> Result<Pass<Self>> {
         let inner = rows.clone().inner();
-        let ([n, width], device) = (inner.dims(), inner.device());
-        let pass = B::lend(&inner, |values| quantizer.forward_on_host(values, n, width))?;
-        let elements = pass.packed.len();
-        let packed = B::make(pass.packed, [elements], &device).into_primitive().tensor();
+        let Pass { packed, codes, report, claim } = B::pass(quantizer, inner.clone())?;
         // The quantizer has parameters of its own: a parent that asks for gradients, even where the rows do not.
-        let anchor = Tensor::<Self, 1>::zeros([1], &device).require_grad();
+        let anchor = Tensor::<Self, 1>::zeros([1], &rows.device()).require_grad();
         let nodes = [rows.into_primitive().tensor().node, anchor.into_primitive().tensor().node];
+        let packed = packed.into_primitive().tensor();
         let packed = match Quantization.prepare::<C>(nodes).compute_bound().stateful() {
             OpsKind::Tracked(op) => {
-                op.finish(Saved { quantizer: quantizer.clone(), ticket: pass.ticket, rows: inner }, packed)
+                let (quantizer, claim) = (quantizer.clone(), claim.clone());
+                op.finish(Saved { quantizer, claim, rows: inner }, packed)
             }
             OpsKind::UnTracked(op) => op.finish(packed),
         };
-        let packed = Tensor::from_primitive(TensorPrimitive::Float(packed));
-        Ok(Pass { packed, codes: pass.codes, report: pass.report })
+        Ok(Pass { packed: Tensor::from_primitive(TensorPrimitive::Float(packed)), codes, report, claim })
+    }
+
+    fn pass_back(
+        quantizer: &VectorQuantizer,
+        claim: &Claim,
+        rows: Tensor<Self, 2>,
+        packed: Tensor<Self, 1>,
+    ) -> Tensor<Self, 2> {
+        Tensor::from_inner(B::pass_back(quantizer, claim, rows.inner(), packed.inner()))
+    }
+
+    fn encode(quantizer: &VectorQuantizer, rows: Tensor<Self, 2>) -> Result<Vec<u32>> {
+        B::encode(quantizer, rows.inner())
+    }
+
+    fn decode(quantizer: &VectorQuantizer, codes: &[u32], device: &Self::Device) -> Result<Tensor<Self, 2>> {
+        Ok(Tensor::from_inner(B::decode(quantizer, codes, device)?))
     }
 }
 
@@ -46,7 +59,7 @@ struct Quantization;
 #[derive(Clone, Debug)]
 struct Saved<B: QuantizeBackend> {
     quantizer: VectorQuantizer,
-    ticket: Arc<Ticket>,
+    claim: Claim,
     rows: Tensor<B, 2>,
 }
 
@@ -55,15 +68,12 @@ impl<B: QuantizeBackend> Backward<B, 2> for Quantization {
 
     fn backward(self, ops: Ops<Saved<B>, 2>, gradients: &mut Gradients, _: &mut Checkpointer) {
         let packed = Tensor::<B, 1>::from_primitive(TensorPrimitive::Float(gradients.consume::<B>(&ops.node)));
-        let Saved { quantizer, ticket, rows } = ops.state;
-        let ([n, width], device) = (rows.dims(), rows.device());
-        let gradient =
-            B::lend(&rows, |values| B::lend(&packed, |packed| quantizer.backward_on_host(&ticket, values, n, packed)));
+        let Saved { quantizer, claim, rows } = ops.state;
+        let gradient = B::pass_back(&quantizer, &claim, rows, packed);
         // The anchor stands for what `apply` hands to an optimizer; it has no gradient of its own.
         let [parent, _anchor] = ops.parents;
         if let Some(parent) = parent {
-            let gradient = B::make(gradient, [n, width], &device).into_primitive().tensor();
-            gradients.register::<B>(parent.id, gradient);
+            gradients.register::<B>(parent.id, gradient.into_primitive().tensor());
         }
     }
 }

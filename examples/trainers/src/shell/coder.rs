@@ -70,8 +70,11 @@ impl Coder {
     }
 
     /// A copy of the quantizer, for its moving average.
-    pub(super) fn copy(&self) -> Quantizer {
-        self.handle.read(Clone::clone)
+    ///
+    /// # Errors
+    /// What a device tells.
+    pub(super) fn copy(&self) -> Result<Quantizer, Failure> {
+        Ok(self.handle.read(Clone::clone)?)
     }
 
     /// Another quantizer on the same threads.
@@ -82,16 +85,17 @@ impl Coder {
     /// After `backward`: statistics, moving averages, restarts, and the optimizer's step.
     pub(super) fn learn(&mut self, lr: f64) -> Result<Updated, Failure> {
         let updated = self.handle.update()?;
-        let cpu = self.handle.cpu();
-        self.handle.with(|quantizer| learning::apply(quantizer, &mut self.adam, &cpu, lr))?;
+        learning::forget(&mut self.adam, self.handle.last_restarted());
+        self.handle.apply(|update| self.adam.update(update, lr))?;
         Ok(updated)
     }
 
     /// Moves a quantizer's codes and layers towards this one's; centres are frozen, and counters have no average. A code that was
     /// restarted begins anew in its average too: halfway between two places it would be used by nothing.
     pub(super) fn average(&self, averaged: &mut Quantizer, codes: &Codes, decay: f64) -> Result<(), Failure> {
+        let restarted = self.handle.last_restarted();
         self.handle.read(|quantizer| {
-            let (now, restarted) = (quantizer.state(), quantizer.last_restarted());
+            let now = quantizer.state();
             averaged.restore(|name, place| {
                 let moves =
                     matches!(name, "codebook" | "latent") || name.ends_with(".weight") || name.ends_with(".bias");
@@ -106,7 +110,7 @@ impl Coder {
                     }
                     if matches!(name, "codebook" | "latent") {
                         let width = values.len() / codes.codes;
-                        for code in restarted.iter().map(|restarted| restarted.code as usize) {
+                        for code in restarted.iter().map(|&code| code as usize) {
                             let row = code * width..(code + 1) * width;
                             values[row.clone()].copy_from_slice(&now[row]);
                         }
@@ -114,7 +118,7 @@ impl Coder {
                 }
                 Ok::<(), Failure>(())
             })
-        })
+        })?
     }
 
     /// Takes up what [`tensors`](Self::tensors) wrote of the quantizer `from` and of the optimizer.
@@ -125,7 +129,7 @@ impl Coder {
 
     /// Takes up the codes of another training, with their statistics.
     pub(super) fn take_over(&mut self, prefix: &str, file: &mut Checkpoint) -> Result<(), Failure> {
-        self.handle.with(|quantizer| restore(prefix, quantizer, file))
+        self.handle.with(|quantizer| restore(prefix, quantizer, file))?
     }
 
     /// The optimizer's moments.

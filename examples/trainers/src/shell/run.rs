@@ -179,7 +179,7 @@ pub fn run_task<B: TrainBackend, T: Task<B>>(
         None => Coding::Own(task.code_count()),
     };
     let model = task.model(&device)?;
-    let mut state = State::new(task.settings().clone(), model, coding, device);
+    let mut state = State::new(task.settings().clone(), model, coding, device)?;
     if let (Some(start), false) = (task.start(), options.resume) {
         state = state.start_from(&mut Checkpoint::of_kind(&Files::checkpoint_at(start), T::KIND)?)?;
     }

@@ -76,15 +76,20 @@ pub struct Trained<B: QuantizeBackend, N> {
 
 impl<B: TrainBackend, M: AutodiffModule<B>> State<B, M> {
     /// A training at its start.
-    pub fn new(settings: Settings, model: M, coding: Coding, device: B::Device) -> Self {
+    ///
+    /// # Errors
+    /// What a device tells.
+    pub fn new(settings: Settings, model: M, coding: Coding, device: B::Device) -> Result<Self, Failure> {
         let (number, codes, coder) = match coding {
             Coding::Learned(codes, coder) => (codes.codes, Some(codes), Some(coder)),
             Coding::Own(number) => (number, None, None),
         };
-        let averaged =
-            settings.average.map(|_| Averaged { model: model.valid(), quantizer: coder.as_ref().map(Coder::copy) });
+        let averaged = match settings.average {
+            Some(_) => Some(Averaged { model: model.valid(), quantizer: coder.as_ref().map(Coder::copy).transpose()? }),
+            None => None,
+        };
         let optimizer = Optimizer::new(&settings.optimizer);
-        Self { settings, codes, model, optimizer, coder, averaged, step: 0, last_hit: vec![0; number], device }
+        Ok(Self { settings, codes, model, optimizer, coder, averaged, step: 0, last_hit: vec![0; number], device })
     }
 
     /// Steps taken.
@@ -133,7 +138,7 @@ impl<B: TrainBackend, M: AutodiffModule<B>> State<B, M> {
             }
         };
         match &self.coder {
-            Some(coder) => coder.handle().read(|quantizer| hit(quantizer.last_codes())),
+            Some(coder) => hit(&coder.handle().last_codes()),
             None => hit(own),
         }
         self.move_averages()?;
@@ -193,7 +198,7 @@ impl<B: TrainBackend, M: AutodiffModule<B>> State<B, M> {
         }
         let mut bytes: Vec<(&str, Vec<u8>)> = MOMENTS.into_iter().zip(self.optimizer.state()?).collect();
         bytes.extend(extra.bytes);
-        let quantizer = self.coder.as_ref().map(Coder::copy);
+        let quantizer = self.coder.as_ref().map(Coder::copy).transpose()?;
         let step = [self.step];
         let mut all: Vec<Tensor<'_>> =
             named.iter().map(|(name, tensor)| Tensor::new(name, &tensor.shape, &tensor.values)).collect();
@@ -249,7 +254,7 @@ impl<B: TrainBackend, M: AutodiffModule<B>> State<B, M> {
             coder.take_over(if averaged { AVERAGE_QUANTIZER } else { QUANTIZER }, file)?;
         }
         if self.averaged.is_some() {
-            let quantizer = self.coder.as_ref().map(Coder::copy);
+            let quantizer = self.coder.as_ref().map(Coder::copy).transpose()?;
             self.averaged = Some(Averaged { model: self.model.valid(), quantizer });
         }
         Ok(self)

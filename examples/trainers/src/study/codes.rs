@@ -52,7 +52,7 @@ impl Latents {
 fn searched(quantizer: &VectorQuantizer, latents: Tensor<Host, 2>) -> Result<Vec<f32>, Failure> {
     let [n, dim] = latents.dims();
     let rows = host(latents);
-    match quantizer.read(|quantizer| quantizer.config().normalize) {
+    match quantizer.config().normalize {
         true => unit(quantizer, &rows, n, dim),
         false => Ok(rows),
     }
@@ -104,11 +104,15 @@ pub fn sample(codes: &[u32], most: usize, seed: u64) -> Vec<u32> {
 }
 
 /// Rows `[codes, dim]` of the codebook, as search sees them.
-pub fn rows_of(quantizer: &VectorQuantizer, codes: &[u32]) -> Vec<f32> {
-    quantizer.read(|quantizer| {
+///
+/// # Errors
+/// As [`VectorQuantizer::read`].
+pub fn rows_of(quantizer: &VectorQuantizer, codes: &[u32]) -> Result<Vec<f32>, Failure> {
+    let rows = quantizer.read(|quantizer| {
         let codebook = quantizer.codebook();
         codes.iter().flat_map(|&code| codebook.row(code as usize).iter().copied()).collect()
-    })
+    })?;
+    Ok(rows)
 }
 
 /// The distance of each of `rows` `[n, dim]` from the nearest of `codes` `[k, dim]`; infinite for a row that is not

@@ -107,15 +107,15 @@ fn measure(options: &CoverageOptions, run: &Run) -> Result<Row, Failure> {
     let latents = Latents::of(run, &held_out(run, options.images)?)?;
     let dim = latents.dim;
     let coded = latents.coded().count();
-    let (error, relative_error) = errors(quantizer, &latents);
+    let (error, relative_error) = errors(quantizer, &latents)?;
     let [active, inactive] = active_and_not(usage.counts());
-    let active_rows = rows_of(quantizer, &active);
+    let active_rows = rows_of(quantizer, &active)?;
     let sampled = sample(&inactive, options.most, options.seed);
     let (mut radii, mut inactive_median) = (Vec::new(), None);
     if active.len() > 1 {
         let finite: Vec<f32> = latents.coded().flat_map(|(row, _)| row.iter().copied()).collect();
         let of_latents = nearest(quantizer, &finite, &active_rows, dim)?;
-        let mut of_inactive = nearest(quantizer, &rows_of(quantizer, &sampled), &active_rows, dim)?;
+        let mut of_inactive = nearest(quantizer, &rows_of(quantizer, &sampled)?, &active_rows, dim)?;
         of_inactive.sort_unstable_by(f64::total_cmp);
         inactive_median = quantile(&of_inactive, 0.5);
         let measured = sample(&(0..active.len() as u32).collect::<Vec<_>>(), options.most, options.seed);
@@ -144,7 +144,7 @@ fn measure(options: &CoverageOptions, run: &Run) -> Result<Row, Failure> {
 }
 
 /// The latents' mean squared distance from their codes, and the same by their own variance.
-fn errors(quantizer: &VectorQuantizer, latents: &Latents) -> (Option<f64>, Option<f64>) {
+fn errors(quantizer: &VectorQuantizer, latents: &Latents) -> Result<(Option<f64>, Option<f64>), Failure> {
     let n = latents.coded().count() as f64;
     let mut mean = vec![0.0; latents.dim];
     for (row, _) in latents.coded() {
@@ -156,8 +156,8 @@ fn errors(quantizer: &VectorQuantizer, latents: &Latents) -> (Option<f64>, Optio
         latents.coded().fold((0.0, 0.0), |(error, variance), (row, code)| {
             (error + square(row, codebook.row(code as usize)) / n, variance + spread(row) / n)
         })
-    });
-    ((n > 0.0).then_some(error), (n > 0.0 && variance > 0.0).then(|| error / variance))
+    })?;
+    Ok(((n > 0.0).then_some(error), (n > 0.0 && variance > 0.0).then(|| error / variance)))
 }
 
 /// The distance of each of the `measured` of `rows` `[k, dim]` from the nearest other one of `rows`.

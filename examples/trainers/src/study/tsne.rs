@@ -78,7 +78,7 @@ pub fn run(options: &TsneOptions) -> Result<(), Failure> {
         lines.push(own_map(options, run, [&active, &inactive])?);
         let all: Vec<u32> = (0..run.trained.config.codes.codes as u32).collect();
         let codes = sample(&all, share, options.seed);
-        let (dim, rows) = (run.trained.config.codes.dim, rows_of(&run.trained.quantizer, &codes));
+        let (dim, rows) = (run.trained.config.codes.dim, rows_of(&run.trained.quantizer, &codes)?);
         shares.push(Share {
             run: run.name.clone(),
             dim,
@@ -110,7 +110,7 @@ fn own_map(options: &TsneOptions, run: &Run, parts: [&Vec<u32>; 2]) -> Result<Li
     let quantizer = &run.trained.quantizer;
     let [active, inactive] = parts.map(|codes| sample(codes, options.most, options.seed));
     let codes = [active.as_slice(), inactive.as_slice()].concat();
-    let rows = rows_of(quantizer, &codes);
+    let rows = rows_of(quantizer, &codes)?;
     let result = embed(&quantizer.cpu(), &rows, run.trained.config.codes.dim, options.settings(), &run.name);
     if let Ok(map) = &result {
         let points: Vec<Point> = map

@@ -21,6 +21,7 @@ use crate::params::{add_gradients, cast, cast_gradients, host};
 use crate::quantize::VectorQuantizer;
 use crate::shell::CURE;
 use crate::shell::{Coder, Coding, SharedPool, State};
+use vq_kernels::quantizer::Quantizer;
 
 pub use crate::shell::TrainBackend;
 
@@ -143,7 +144,7 @@ impl<B: TrainBackend> Trainer<B> {
             optimizer: Optimizer::new(&config.settings.optimizer),
         });
         let coding = Coding::Learned(config.codes.clone(), coder);
-        let state = State::new(config.settings.clone(), model, coding, device);
+        let state = State::new(config.settings.clone(), model, coding, device)?;
         Ok(Self { config, state, opponent, perceptual })
     }
 
@@ -215,7 +216,8 @@ impl<B: TrainBackend> Trainer<B> {
             false => (self.state.model.clone(), images.clone()),
         };
         let (rows, grid) = model.rows(input);
-        let coverage = (losses.coverage > 0.0).then(|| self.coverage(rows.clone().cast(FloatDType::F32), report.step));
+        let far = || self.coverage(rows.clone().cast(FloatDType::F32), report.step);
+        let coverage = (losses.coverage > 0.0).then(far).transpose()?;
         let quantized = self.quantizer().forward(rows).context(|| format!("step {}: the quantizer", report.step))?;
         let trunk = model.decoder.trunk(as_grid(quantized.output, grid)).cast(FloatDType::F32);
 
@@ -268,10 +270,11 @@ impl<B: TrainBackend> Trainer<B> {
     }
 
     /// How far latents `[n, dim]` are from being spread as the codes are.
-    fn coverage(&self, rows: Tensor<B, 2>, step: u64) -> Tensor<B, 1> {
+    fn coverage(&self, rows: Tensor<B, 2>, step: u64) -> Result<Tensor<B, 1>, Failure> {
         let mut rng = Rng::new(self.config.settings.seed ^ COVERAGE, step);
         let unit = self.config.codes.normalize;
-        self.quantizer().read(|quantizer| sliced_wasserstein(rows, quantizer.codebook().data(), unit, &mut rng))
+        let far = |quantizer: &Quantizer| sliced_wasserstein(rows, quantizer.codebook().data(), unit, &mut rng);
+        Ok(self.quantizer().read(far)?)
     }
 
     /// The weighted sum of the terms on pixels and features; their values go to `terms`.

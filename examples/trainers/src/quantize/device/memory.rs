@@ -1,23 +1,47 @@
 //! burn's device memory as the kernels see it, and whose turn it is.
 
-use burn::backend::cuda::{Cuda, CudaDevice};
+use burn::backend::cuda::CudaDevice;
 use burn::tensor::backend::Backend;
 use burn::tensor::ops::FloatTensor;
 use burn::tensor::{DType, FloatDType, Int, Tensor};
 use vq_kernels::cuda::cudarc::driver::result;
-use vq_kernels::cuda::{DeviceMut, DeviceRef, Stream};
+use vq_kernels::cuda::{CudaError, DeviceMatRef, DeviceMut, DeviceRef, Stream};
 use vq_kernels::{Error, Result};
 
 /// Until all that this thread has asked of burn is done; its queue waits for those of the tensors that it has used.
 pub fn wait_for_burn(device: &CudaDevice) -> Result<()> {
-    let failed = Error::Config { field: "device", expected: "one on which burn's own work succeeds" };
-    <Cuda>::sync(device).map_err(|_| failed)
+    Cuda::sync(device).map_err(|cause| CudaError::Other(format!("burn: {cause}")).into())
 }
 
-/// The rows one after the other, without the gaps that burn may leave between them, in f32.
-pub fn flat(rows: Tensor<Cuda, 2>) -> Tensor<Cuda, 1> {
-    let elements = rows.shape().num_elements();
-    rows.cast(FloatDType::F32).reshape([elements])
+/// burn's CUDA backend.
+pub type Cuda = burn::backend::Cuda;
+
+/// Rows `[n, inputs]` one after the other, without the gaps that burn may leave between them.
+pub struct Rows {
+    values: Tensor<Cuda, 1>,
+    pub n: usize,
+    pub inputs: usize,
+}
+
+impl Rows {
+    pub fn of(rows: Tensor<Cuda, 2>) -> Self {
+        let [n, inputs] = rows.dims();
+        Self { values: rows.cast(FloatDType::F32).reshape([n * inputs]), n, inputs }
+    }
+
+    pub fn view(&self) -> Result<DeviceMatRef<'_>> {
+        DeviceMatRef::new(floats(&self.values)?, self.n, self.inputs)
+    }
+}
+
+/// Room for f32 values.
+pub fn room(len: usize, device: &CudaDevice) -> Tensor<Cuda, 1> {
+    Tensor::empty([len], (device, DType::F32))
+}
+
+/// Room for codes.
+pub fn room_for_codes(len: usize, device: &CudaDevice) -> Tensor<Cuda, 1, Int> {
+    Tensor::empty([len], (device, DType::I32))
 }
 
 /// Where a tensor's elements begin on the device, for as long as the tensor lives.

@@ -2,13 +2,14 @@
 //! burn 0.21 has no empty tensors on its CUDA backend.)
 
 use burn::backend::{Autodiff, Flex};
+use burn::tensor::backend::{AutodiffBackend, Backend};
 use burn::tensor::{DType, TensorData};
 use vq_kernels::ops::restart::Rule;
-use vq_kernels::quantizer::{Config, Estimator, Initial, Learner};
+use vq_kernels::quantizer::{Config, Estimator, Initial, Learner, StateRef};
 use vq_kernels::rng::Rng;
-use vq_kernels::{Cpu, MatMut, MatRef, NO_CODE};
+use vq_kernels::{Cpu, MatRef, NO_CODE};
 
-use super::super::VectorQuantizer;
+use super::super::{QuantizeBackend, Updated, VectorQuantizer};
 use super::*;
 
 const N: usize = 60;
@@ -33,7 +34,11 @@ fn tensor<const D: usize>(values: &[f32], shape: [usize; D], device: &CudaDevice
     Tensor::from_data(TensorData::new(values.to_vec(), shape), (device, DType::F32))
 }
 
-fn host_of<const D: usize>(tensor: Tensor<Cuda, D>) -> Vec<f32> {
+fn flex<const D: usize>(values: &[f32], shape: [usize; D]) -> Tensor<Flex, D> {
+    Tensor::from_data(TensorData::new(values.to_vec(), shape), (&Default::default(), DType::F32))
+}
+
+fn host_of<B: Backend, const D: usize>(tensor: Tensor<B, D>) -> Vec<f32> {
     tensor.into_data().to_vec::<f32>().expect("f32")
 }
 
@@ -41,109 +46,139 @@ fn same(found: &[f32], expected: &[f32]) {
     assert!(found.iter().map(|x| x.to_bits()).eq(expected.iter().map(|x| x.to_bits())));
 }
 
-/// Codes averaged, restarted and seen at fewer dimensions, by angle and by distance; learned by gradient, as they are; the
-/// rotation.
-fn configs() -> [Config; 3] {
+fn shared(config: Config) -> VectorQuantizer {
+    VectorQuantizer::new(Quantizer::new(config, Initial::Normal).expect("a quantizer"))
+}
+
+fn away(quantizer: &VectorQuantizer) -> bool {
+    quantizer.lock().away().is_some()
+}
+
+fn same_state(there: &VectorQuantizer, here: &VectorQuantizer) {
+    let [there, here] = [there, here].map(|quantizer| quantizer.read(Quantizer::clone).expect("a copy"));
+    for ((name, there), (_, here)) in there.state().into_iter().zip(here.state()) {
+        match (there, here) {
+            (StateRef::F32(there), StateRef::F32(here)) => same(there, here),
+            _ => assert_eq!(there, here, "{name}"),
+        }
+    }
+}
+
+/// Codes averaged, restarted and seen at fewer dimensions, by angle and by distance; learned by gradient, as they are and behind the
+/// norm; centres behind a projector; the rotation.
+fn configs() -> [Config; 5] {
     let restart = Some(Rule { patience: 0.1, ..Rule::default() });
     let averaged = Config { inputs: 20, dim: 6, codes: 70, restart, ..Config::default() };
     let by_distance = Config { normalize: false, estimator: Estimator::Rotation, ..averaged };
     let learner = Learner::Gradient;
-    [averaged, by_distance, Config { dim: 20, codes: 30, factorize: false, learner, ..by_distance }]
+    let learned = Config { learner, codes: 30, ..averaged };
+    let centres = Config { learner: Learner::Projector { source_dim: 9 }, restart: None, ..by_distance };
+    [averaged, by_distance, learned, Config { dim: 20, factorize: false, normalize: false, ..learned }, centres]
 }
 
-#[test]
-fn passes_have_the_hosts_bits() {
-    let Some(device) = device() else { return };
-    let cpu = Cpu::new();
-    for config in configs() {
-        let mut host = Quantizer::new(config, Initial::Normal).expect("a quantizer");
-        let there = DeviceVectorQuantizer::new(&device, &host, N).expect("a device");
-        let mut restarted = 0;
-        for step in 0..3 {
-            let (x, gradient) = (values(step, N * 20), values(100 + step, N * 20));
-            let rows = MatRef::new(&x, N, 20).expect("shapes");
-            let terms = Loss { codebook: 0.5, commitment: 0.25 };
-            let report = host.forward(&cpu, rows, None).expect("a pass");
-            let pass = there.lock().forward(tensor(&x, [N, 20], &device)).expect("a pass");
-            let (packed, found) = (host_of(pass.packed), pass.report);
-            same(&packed[..N * 20], host.last_output());
-            same(&packed[N * 20..], &[report.loss.codebook as f32, report.loss.commitment as f32]);
-            assert_eq!((found.loss, found.rows), (report.loss, report.rows));
-            let codes = pass.codes.into_data().to_vec::<i32>().expect("i32");
-            assert!(codes.iter().map(|&k| k as u32).eq(host.last_codes().iter().copied()));
-
-            host.backward(&cpu, rows, &gradient, terms).expect("a backward");
-            let packed = [&gradient[..], &[0.5, 0.25]].concat();
-            let found = there.lock().backward(pass.number, tensor(&packed, [N * 20 + 2], &device)).expect("a backward");
-            same(&host_of(found), host.last_input_gradient());
-
-            let active = host.collect_statistics(&cpu, host.exponent().expect("a pass")).expect("statistics");
-            let restart = host.update(&cpu).expect("an update");
-            let found = there.update().expect("an update");
-            assert_eq!((found.active, found.restart), (active, restart));
-            restarted += restart.restarted;
-            host.apply(&cpu, |_| ()).expect("nothing that can fail");
-            there.with(|there, stream| there.refresh_codes(stream)).expect("codes");
+/// A step on both sides: what a loss is made of, and its derivatives on their way, are burn's own kernels there.
+fn steps<A: AutodiffBackend + QuantizeBackend>(
+    quantizer: &VectorQuantizer,
+    [rows, weights]: [Tensor<A, 2>; 2],
+) -> (Vec<Vec<f32>>, Vec<u32>, Updated) {
+    let rows = rows.require_grad();
+    let quantized = quantizer.forward(rows.clone()).expect("a pass");
+    let output = quantized.output.clone();
+    let terms = [quantized.codebook_loss.clone(), quantized.commitment_loss.clone()];
+    let weighed = quantized.output * weights;
+    let loss = weighed.sum() + quantized.commitment_loss * 0.25 + quantized.codebook_loss * 0.5;
+    let gradient = rows.grad(&loss.backward()).expect("a gradient");
+    let updated = quantizer.update().expect("an update");
+    // As loss scaling does: a gradient that overflowed teaches nothing.
+    let finite = |update: &Update<'_>| update.gradient.iter().all(|g| g.is_finite());
+    let descend = |update: Update<'_>| {
+        if finite(&update) {
+            update.values.iter_mut().zip(update.gradient).for_each(|(value, g)| *value -= 0.1 * g);
         }
-        assert!(restarted > 0);
-        let mut x = values(77, N * 20);
-        x[43] = f32::NAN;
-        let mut codes = vec![0; N];
-        host.encode(&cpu, MatRef::new(&x, N, 20).expect("shapes"), None, &mut codes).expect("shapes");
-        assert_eq!(codes[2], NO_CODE);
-        let found = there.encode(tensor(&x, [N, 20], &device)).expect("codes");
-        let numbers = found.clone().into_data().to_vec::<i32>().expect("i32");
-        assert!(numbers.iter().map(|&k| k as u32).eq(codes.iter().copied()));
-        let mut output = vec![0.0; N * 20];
-        host.decode(&cpu, &codes, MatMut::new(&mut output, N, 20).expect("shapes")).expect("codes");
-        same(&host_of(there.decode(found).expect("rows")), &output);
-    }
+    };
+    quantizer.apply(descend).expect("copies");
+    assert_eq!(quantizer.last_codes(), quantized.codes);
+    let [codebook, commitment] = terms.map(|term| host_of(term.inner()));
+    (vec![host_of(gradient), host_of(output.inner()), codebook, commitment], quantized.codes, updated)
 }
 
-/// What a loss is made of, and its derivatives on their way, are burn's own kernels here.
 #[test]
-fn graphs_have_the_hosts_bits() {
+fn steps_have_the_hosts_bits() {
     let Some(device) = device() else { return };
     for config in configs() {
-        let host = Quantizer::new(config, Initial::Normal).expect("a quantizer");
-        let there = DeviceVectorQuantizer::new(&device, &host, N).expect("a device");
-        let here = VectorQuantizer::new(host);
-        for step in 0..3 {
+        let (there, here) = (shared(config), shared(config));
+        let mut restarted = 0;
+        for step in 0..4 {
             let (x, mut weights) = (values(step, N * 20), values(50 + step, N * 20));
             if step == 1 {
                 // An overflow, as loss scaling looks for it.
                 weights[3 * 20 + 4] = f32::INFINITY;
             }
-            let rows = Tensor::<Autodiff<Cuda>, 2>::from_inner(tensor(&x, [N, 20], &device)).require_grad();
-            let quantized = there.forward(rows.clone()).expect("a pass");
-            let weighed = quantized.output * Tensor::from_inner(tensor(&weights, [N, 20], &device));
-            let loss = weighed.sum() + quantized.commitment_loss * 0.25 + quantized.codebook_loss * 0.5;
-            let found = host_of(rows.grad(&loss.backward()).expect("a gradient"));
-
-            let there_and_here = TensorData::new(x, [N, 20]);
-            let rows = Tensor::<Autodiff<Flex>, 2>::from_data(there_and_here, &Default::default()).require_grad();
-            let quantized = here.forward(rows.clone()).expect("a pass");
-            let weighed = quantized.output * Tensor::from_data(TensorData::new(weights, [N, 20]), &Default::default());
-            let loss = weighed.sum() + quantized.commitment_loss * 0.25 + quantized.codebook_loss * 0.5;
-            let expected = rows.grad(&loss.backward()).expect("a gradient").into_data().to_vec::<f32>().expect("f32");
-            assert!(found.iter().zip(&expected).all(|(a, b)| a.to_bits() == b.to_bits() || (a.is_nan() && b.is_nan())));
-            assert_eq!(found.iter().any(|x| x.is_nan()), step == 1);
-            let (found, expected) = (there.update().expect("an update"), here.update().expect("an update"));
-            assert_eq!((found.active, found.restart), (expected.active, expected.restart));
-            there.with(|there, stream| there.refresh_codes(stream)).expect("codes");
-            here.apply(|_| ()).expect("nothing that can fail");
+            let of_device = [&x, &weights].map(|values| tensor(values, [N, 20], &device));
+            let found = steps::<Autodiff<Cuda>>(&there, of_device.map(Tensor::from_inner));
+            let of_host = [&x, &weights].map(|values| flex(values, [N, 20]));
+            let expected = steps::<Autodiff<Flex>>(&here, of_host.map(Tensor::from_inner));
+            for (found, expected) in found.0.iter().flatten().zip(expected.0.iter().flatten()) {
+                assert!(found.to_bits() == expected.to_bits() || (found.is_nan() && expected.is_nan()));
+            }
+            assert_eq!(found.0[0].iter().any(|x| x.is_nan()), step == 1);
+            assert_eq!((found.1, found.2), (expected.1, expected.2));
+            assert_eq!(there.last_restarted(), here.last_restarted());
+            restarted += there.last_restarted().len();
+            assert!(away(&there) && !away(&here));
+            if step == 2 {
+                // A look does not bring it back.
+                same_state(&there, &here);
+                assert!(away(&there));
+            }
         }
+        assert_eq!(restarted > 0, config.restart.is_some());
+        same_state(&there, &here);
+        // More rows than a pass had, one of which has no code.
+        let mut x = values(77, 2 * N * 20);
+        x[43] = f32::NAN;
+        let codes = here.encode(flex(&x, [2 * N, 20])).expect("codes");
+        assert_eq!(codes[2], NO_CODE);
+        assert_eq!(there.encode(tensor(&x, [2 * N, 20], &device)).expect("codes"), codes);
+        let expected: Tensor<Flex, 2> = here.decode(&codes, &Default::default()).expect("rows");
+        let found: Tensor<Cuda, 2> = there.decode(&codes, &device).expect("rows");
+        same(&host_of(found), &host_of(expected));
+        // Changed on the host, it is there.
+        there.with(|quantizer| assert_eq!(quantizer.step(), 4)).expect("a copy");
+        assert!(!away(&there));
+    }
+}
+
+/// A quantizer goes where the rows are, with all that it has learned.
+#[test]
+fn host_and_device_take_turns() {
+    let Some(device) = device() else { return };
+    for config in configs() {
+        let (there, here) = (shared(config), shared(config));
+        for step in 0..4 {
+            let both = [values(step, N * 20), values(50 + step, N * 20)];
+            let on_host = || both.each_ref().map(|values| Tensor::from_inner(flex(values, [N, 20])));
+            let found = match step % 2 {
+                0 => {
+                    let on_device = both.each_ref().map(|values| tensor(values, [N, 20], &device));
+                    steps::<Autodiff<Cuda>>(&there, on_device.map(Tensor::from_inner))
+                }
+                _ => steps::<Autodiff<Flex>>(&there, on_host()),
+            };
+            assert_eq!(away(&there), step % 2 == 0);
+            assert_eq!(found, steps::<Autodiff<Flex>>(&here, on_host()));
+        }
+        same_state(&there, &here);
     }
 }
 
 #[test]
 fn calls_out_of_turn_are_told() {
     let Some(device) = device() else { return };
-    let host = Quantizer::new(configs()[0], Initial::Normal).expect("a quantizer");
-    let there = DeviceVectorQuantizer::new(&device, &host, N).expect("a device");
+    let there = shared(configs()[0]);
     let rows = || tensor(&values(1, N * 20), [N, 20], &device);
     let tracked = || Tensor::<Autodiff<Cuda>, 2>::from_inner(rows()).require_grad();
-    let out_of_turn = |found: Result<Report>| assert!(matches!(found, Err(Error::Order { .. })), "{found:?}");
+    let out_of_turn = |found: Result<Updated>| assert!(matches!(found, Err(Error::Order { .. })), "{found:?}");
     out_of_turn(there.update());
     // A pass whose results are dropped stands in nobody's way, and without a backward the configuration's weights count.
     drop(there.forward(tracked()).expect("a pass"));
@@ -151,30 +186,36 @@ fn calls_out_of_turn_are_told() {
     assert!(there.update().expect("an update").active > 0);
     out_of_turn(there.update());
     // A backward after its pass was ended gives NaN, and the next call says why; then all goes on.
-    for by_encoding in [true, false] {
+    let enders: [&dyn Fn(); 4] = [
+        &|| drop(there.encode(rows()).expect("codes")),
+        &|| drop(there.forward(tracked()).expect("a pass")),
+        &|| drop(there.forward(Tensor::cat(vec![tracked(), tracked()], 0)).expect("a pass for which it moves")),
+        &|| there.with(|_| ()).expect("a copy"),
+    ];
+    for end in enders {
         let x = tracked();
         let output = there.forward(x.clone()).expect("a pass").output;
-        match by_encoding {
-            true => drop(there.encode(rows()).expect("codes")),
-            false => drop(there.forward(tracked()).expect("a pass")),
-        }
+        end();
         let gradient = x.grad(&output.sum().backward()).expect("a gradient");
         assert!(host_of(gradient).iter().all(|x| x.is_nan()));
         out_of_turn(there.update());
+        there.encode(rows()).expect("codes");
         out_of_turn(there.update());
     }
-    there.encode(rows()).expect("codes");
     // What is no number in a term's derivative shows at the rows.
     let x = tracked();
     let quantized = there.forward(x.clone()).expect("a pass");
     let gradient = x.grad(&(quantized.codebook_loss * f32::INFINITY).backward()).expect("a gradient");
     assert!(host_of(gradient).iter().all(|x| x.is_nan()));
     assert!(there.update().is_ok());
-    let narrow = there.lock().forward(tensor(&values(1, N * 19), [N, 19], &device)).map(drop);
+    let narrow = there.forward(tensor(&values(1, N * 19), [N, 19], &device)).map(drop);
     assert!(matches!(narrow, Err(Error::Shape { expected: 20, got: 19, .. })));
-    let many = there.lock().forward(tensor(&values(1, N * 40), [2 * N, 20], &device)).map(drop);
-    assert!(matches!(many, Err(Error::TooLarge { .. })));
     out_of_turn(there.update());
+    // A device that is not there leaves the quantizer where it is.
+    let nowhere = CudaDevice::new(99);
+    let here = shared(configs()[0]);
+    assert!(matches!(here.decode::<Cuda>(&[1], &nowhere), Err(Error::Cuda(_))));
+    assert!(!away(&here) && here.read(|_| ()).is_ok());
 }
 
 /// The kernels wait for what another thread does to the rows, whose queue is its own.
@@ -182,7 +223,7 @@ fn calls_out_of_turn_are_told() {
 fn rows_of_another_thread_are_waited_for() {
     let Some(device) = device() else { return };
     let host = Quantizer::new(configs()[0], Initial::Normal).expect("a quantizer");
-    let there = DeviceVectorQuantizer::new(&device, &host, N).expect("a device");
+    let there = VectorQuantizer::new(host.clone());
     let x = values(9, N * 20);
     let doubled: Vec<f32> = x.iter().map(|x| x * 2.0).collect();
     // A single row of N · 20 has no gaps, so nothing that `encode` itself does touches it before the kernels.
@@ -190,8 +231,8 @@ fn rows_of_another_thread_are_waited_for() {
         let make = || (tensor(&x, [N * 20], &device) * 2.0).reshape([N, 20]);
         scope.spawn(make).join().expect("no panic")
     });
-    let found = there.encode(made).expect("codes").into_data().to_vec::<i32>().expect("i32");
+    let found = there.encode(made).expect("codes");
     let mut expected = vec![0; N];
     host.encode(&Cpu::new(), MatRef::new(&doubled, N, 20).expect("shapes"), None, &mut expected).expect("shapes");
-    assert_eq!(found.iter().map(|&k| k as u32).collect::<Vec<_>>(), expected);
+    assert_eq!(found, expected);
 }

@@ -66,7 +66,7 @@ fn quantizer_times<B: TrainBackend>(
 ) -> Result<Vec<f64>, Failure> {
     let (handle, config) = (trainer.quantizer(), trainer.config());
     let (latents, _) = trainer.trained().rows(images.inner());
-    let mut adam = handle.read(|quantizer| learning::optimizer(quantizer, config.settings.optimizer.constants()));
+    let mut adam = handle.read(|quantizer| learning::optimizer(quantizer, config.settings.optimizer.constants()))?;
     let mut times = Vec::new();
     for i in 0..=repeats {
         let rows = Tensor::<B, 2>::from_inner(latents.clone()).require_grad();
@@ -77,8 +77,8 @@ fn quantizer_times<B: TrainBackend>(
                 + quantized.commitment_loss.mul_scalar(config.losses.commitment);
             let _gradients = loss.backward();
             handle.update()?;
-            let cpu = handle.cpu();
-            handle.with(|quantizer| learning::apply(quantizer, &mut adam, &cpu, config.settings.optimizer.lr))
+            learning::forget(&mut adam, handle.last_restarted());
+            Ok(handle.apply(|update| adam.update(update, config.settings.optimizer.lr))?)
         })?;
         if i > 0 {
             times.push(seconds);

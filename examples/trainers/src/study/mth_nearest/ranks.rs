@@ -83,7 +83,7 @@ pub fn replaced(
         (Reading::Code, _) => {
             let distinct: BTreeSet<u32> = latents.codes.iter().copied().filter(|&code| code != NO_CODE).collect();
             let distinct: Vec<u32> = distinct.into_iter().collect();
-            let found = ranked(quantizer, &rows_of(quantizer, &distinct), latents.dim, rank)?;
+            let found = ranked(quantizer, &rows_of(quantizer, &distinct)?, latents.dim, rank)?;
             let of: BTreeMap<u32, u32> = distinct.into_iter().zip(found).collect();
             Ok(latents.codes.iter().map(|code| of.get(code).copied().unwrap_or(NO_CODE)).collect())
         }
@@ -110,7 +110,7 @@ fn ranked(quantizer: &VectorQuantizer, rows: &[f32], dim: usize, rank: usize) ->
         let rows = MatRef::new(rows, codes.len(), dim)?;
         quantizer.read(|quantizer_now| {
             search_mth(&quantizer.cpu(), rows, None, quantizer_now.packed(), rank, codes, &mut scratch)
-        })?;
+        })??;
         done += codes.len() as u64;
         progress.tick(done, format!("rank {rank}"));
     }
