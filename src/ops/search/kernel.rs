@@ -5,7 +5,7 @@ use crate::codebook::{Line, MAX_DIM, PANEL, PackedCodebook};
 use crate::element::{Code, Element};
 use crate::matrix::MatRef;
 use crate::ops::weight;
-use crate::simd::{Kernel, Lanes};
+use crate::simd::{Kernel, Lanes, prefetch};
 
 /// Rows whose running maxima are kept at a time: the codebook is streamed once for each block.
 ///
@@ -20,6 +20,9 @@ pub(crate) fn part_rows(rows: usize, threads: usize, block: usize) -> usize {
     let parts = threads * (rows / (threads * block)).clamp(1, 4);
     rows.div_ceil(parts).next_multiple_of(TILE).max(TILE)
 }
+
+/// Lines of a panel in each dimension.
+const LINES: usize = size_of::<[f32; PANEL]>() / size_of::<Line>();
 
 /// The panels of group `g`, the unit that the max-only pass remembers. Larger groups cost the locate
 /// pass, smaller ones the max-only pass: 4 panels cost each of them about 1 % at dim 32 and 100,000 codes,
@@ -253,7 +256,13 @@ unsafe fn sweep<V: Lanes, const R: usize, const W: usize>(
 ) {
     let mut tiles = x.chunks_exact(R);
     let mut states = running.chunks_exact_mut(R);
+    // The next group comes from memory meanwhile, each tile asking for its share: 1, 5 and 2 % on AVX-512 at dim 8, 32 and 256,
+    // 1 to 2 % on AVX2 (`speed --op search --search f32`, 1,152 rows).
+    let next = self::group(codebook, group + 1);
+    let next = codebook.lines().get(next.start * dim * LINES..next.end * dim * LINES).unwrap_or_default();
+    let mut coming = next.chunks(next.len().div_ceil(tiles.len().max(1)).max(1));
     for (x, running) in tiles.by_ref().zip(states.by_ref()) {
+        coming.next().unwrap_or_default().iter().for_each(|line| prefetch(line));
         // SAFETY: the caller's claims.
         unsafe { tile::<V, R, W>(codebook, group, x, dim, running) };
     }
