@@ -46,8 +46,10 @@ pub struct DeviceQuantizer<'a> {
     last: usize,
     /// Rows of the last step that has gone back: those of its gradient.
     gone_back: usize,
-    /// Whether layers that rows pass have gradients that no optimizer has used up.
+    /// Whether layers that rows pass have gradients.
     gradients: bool,
+    /// Whether an optimizer on the host has used all gradients up.
+    applied: bool,
     /// Rows of the last step that was learned from: at least as many as codes were hit.
     learned: usize,
     /// What the loss terms weigh in the last step.
@@ -112,6 +114,7 @@ impl<'a> DeviceQuantizer<'a> {
             last: 0,
             gone_back: 0,
             gradients: false,
+            applied: false,
             learned: 0,
             terms: Loss::default(),
             passed: None,

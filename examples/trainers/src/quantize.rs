@@ -43,7 +43,7 @@
 //!
 //! # What a pass belongs to
 //! [`update`](VectorQuantizer::update) learns from the last [`forward`](VectorQuantizer::forward) and its backward:
-//! gradients of several passes are not summed (enlarge the batch instead). The gradient at the *rows* is right in any
+//! gradients of several passes are not summed (enlarge the batch instead). On the host the gradient at the *rows* is right in any
 //! order of calls: whatever would overwrite a pass whose backward may still come first leaves it a copy of the
 //! quantizer as it was. That copy costs `O(rows + codes)`, and is made in no ordinary step, where backward comes first.
 //!
@@ -54,8 +54,10 @@
 //! On the host; with feature `cuda`, tensors of `burn::backend::Cuda` draw the quantizer to their device, where it stays: codes,
 //! statistics, moving averages and restarts are computed there, on the tensors' own memory, and no row passes through the
 //! host. [`apply`](VectorQuantizer::apply) brings layers and hit codes to the optimizer and back,
-//! [`read`](VectorQuantizer::read) a copy of the state, where it has changed. There a pass is one forward, its backward,
-//! and `update`: another forward or an encode ends it, a backward that comes after all gives NaN, and the next call returns why.
+//! [`read`](VectorQuantizer::read) a copy of the state, where it has changed: averages of weights, which trainings keep on the host, take one in each
+//! step. There a pass is one forward, its backward, `update` and `apply`: another forward, an encode or decode, `with`, or rows on the host end
+//! it. A backward that comes after all gives NaN, and the next forward, encode, decode, update or apply on tensors of the device
+//! (on the host, the next forward, update or apply) returns why.
 //!
 //! # Types
 //! Arithmetic is f32. Rows of another float type (f16, bf16) are widened, and the output is narrowed back; the two

@@ -16,8 +16,8 @@ use crate::quantizer::{Learner, Update};
 impl DeviceQuantizer<'_> {
     /// [`Quantizer::apply`](crate::quantizer::Quantizer::apply) for a quantizer on a device: layers, and of learned codes those that
     /// were hit, come to the host with their gradients and go back as `optimize` leaves them; then the codebook is brought up to
-    /// date. The gradients are used up. (After replays of a captured step they are in [`gradients`](Self::gradients) and
-    /// [`last_code_gradients`](Self::last_code_gradients).)
+    /// date. The gradients are used up: a second call visits nothing. Nor does it after replays of a captured step, whose gradients
+    /// are in [`gradients`](Self::gradients) and [`last_code_gradients`](Self::last_code_gradients).
     ///
     /// # Errors
     /// [`CudaError::Driver`](crate::cuda::CudaError::Driver).
@@ -37,6 +37,9 @@ impl DeviceQuantizer<'_> {
         write: impl Fn(&mut DeviceMut<u8>, &[u8]) -> Result<()>,
         mut optimize: impl FnMut(Update<'_>),
     ) -> Result<()> {
+        if self.applied {
+            return Ok(());
+        }
         let learns = self.learned > 0;
         let there = |(name, _): &(&str, _)| if name.starts_with("projector") { learns } else { self.gradients };
         let exact = self.gradients().filter(there).map(|(name, place)| {
@@ -60,7 +63,7 @@ impl DeviceQuantizer<'_> {
         if matches!(self.config.learner, Learner::Gradient | Learner::Projector { .. }) {
             self.refresh_codes(queue)?;
         }
-        (self.gradients, self.learned) = (false, 0);
+        self.applied = true;
         Ok(())
     }
 

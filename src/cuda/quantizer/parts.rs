@@ -107,7 +107,7 @@ impl DeviceQuantizer<'_> {
             return Err(Error::TooLarge { op: OP, arg: "rows", max: self.rows as u64, got: x.rows() as u64 });
         }
         self.forget();
-        (self.gradients, self.learned) = (false, 0);
+        (self.gradients, self.applied, self.learned) = (false, false, 0);
         self.terms = Loss { codebook: self.config.codebook_weight, commitment: self.config.commitment_weight };
         if x.rows() > 0 {
             self.pass_rows(queue, x, weights)?;
@@ -118,12 +118,12 @@ impl DeviceQuantizer<'_> {
 
     fn go_back(&mut self, queue: &impl Queue, x: &DeviceMatRef, weights: Option<&DeviceRef<f32>>) -> Result<()> {
         self.pass_gradients(queue, x, weights)?;
-        (self.gone_back, self.gradients) = (x.rows(), true);
+        (self.gone_back, self.gradients, self.applied) = (x.rows(), true, false);
         Ok(())
     }
 
     fn go_on(&mut self, queue: &impl Queue, x: &DeviceMatRef, weights: Option<&DeviceRef<f32>>) -> Result<()> {
-        self.learned = x.rows();
+        (self.learned, self.applied) = (x.rows(), false);
         self.learn(queue, x, weights)?;
         self.report(queue, weights, true)
     }

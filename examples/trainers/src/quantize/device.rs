@@ -4,8 +4,8 @@
 //! which is a thread's own and waits for nobody. So both sides work in turns: addresses are asked for, which joins what
 //! other threads do to those tensors; burn's queue is waited for; the kernels run on a stream of their own, which is waited for
 //! before burn goes on. Both use the device's primary context, in which addresses are the same. A training step copies
-//! output, codes and two gradients from device to device; to and from the host go the rows' codes, a report and four numbers,
-//! and what `apply` gives to an optimizer.
+//! output, codes and two gradients from device to device; to and from the host go the rows' codes, the restarted codes, a report and four
+//! numbers, what `apply` gives to an optimizer, and a copy of the state where one is asked for (`read`).
 //!
 //! It has run on the virtual driver of `tests/driver`, with burn's own kernels, where it has the bits of the host's path
 //! (`.ci/device burn`), and on no device yet.
@@ -64,10 +64,10 @@ impl Drop for Fence {
 }
 
 impl Resident {
-    /// The quantizer on `device`, for passes of up to `rows` rows, where it goes if it is not there.
-    fn of<'s>(shared: &'s mut Shared, device: &CudaDevice, rows: usize) -> Result<&'s mut Self> {
+    /// The quantizer on `device`, where it goes if it is not there. Passes of `least` rows must fit; where it is to go there, of `rows`.
+    fn of<'s>(shared: &'s mut Shared, device: &CudaDevice, least: usize, rows: usize) -> Result<&'s mut Self> {
         shared.check()?;
-        if !Self::found(shared).is_some_and(|there| there.device == *device && there.rows >= rows) {
+        if !Self::found(shared).is_some_and(|there| there.device == *device && there.rows >= least) {
             let there = Self::new(device, shared.home()?, rows.max(1))?;
             shared.leave(there);
         }
@@ -99,7 +99,7 @@ impl Resident {
             pass: None,
             codes: Vec::new(),
             restarted: Vec::new(),
-            known: true,
+            known: false,
             _memory: memory,
         })
     }

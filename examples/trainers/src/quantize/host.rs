@@ -21,6 +21,7 @@ impl VectorQuantizer {
     /// The op's forward on rows `[rows, width]` in memory.
     pub(super) fn forward_on_host(&self, values: &[f32], rows: usize, width: usize) -> Result<HostPass> {
         let mut shared = self.lock();
+        shared.check()?;
         let quantizer = shared.home()?;
         let report = quantizer.forward(&self.cpu(), MatRef::new(values, rows, width)?, None)?;
         let output = quantizer.last_output();

@@ -11,13 +11,13 @@ use super::super::{Claim, Pass, QuantizeBackend, VectorQuantizer};
 use super::memory::{Cuda, Rows, copy, floats, floats_mut, ints, ints_mut, room, room_for_codes, wait_for_burn};
 use super::{Passed, Resident};
 
-/// Rows that are encoded at a time where no pass has asked for room for more.
+/// Rows that are encoded at a time where no pass has asked for room yet.
 const ENCODED: usize = 8192;
 
 impl QuantizeBackend for Cuda {
     fn pass(quantizer: &VectorQuantizer, rows: Tensor<Self, 2>) -> Result<Pass<Self>> {
         let ([n, _], device) = (rows.dims(), rows.device());
-        Resident::of(&mut quantizer.lock(), &device, n)?.pass(rows)
+        Resident::of(&mut quantizer.lock(), &device, n, n)?.pass(rows)
     }
 
     fn pass_back(
@@ -29,7 +29,14 @@ impl QuantizeBackend for Cuda {
         let (shape, device) = (rows.dims(), rows.device());
         let mut shared = quantizer.lock();
         let out_of_turn = Error::Order { op: "backward", expected: "its forward, and no other call since," };
-        let found = Resident::found(&mut shared).ok_or(out_of_turn).and_then(|there| there.pass_back(claim, packed));
+        let found = Resident::found(&mut shared).ok_or(out_of_turn).and_then(|there| {
+            there.pass_back(claim, packed).inspect_err(|failed| {
+                // Another pass than the one that is there leaves that one alone.
+                if !matches!(failed, Error::Order { .. }) {
+                    there.pass = None;
+                }
+            })
+        });
         found.unwrap_or_else(|failed| {
             shared.failed = Some(failed);
             Tensor::from_data(TensorData::full(shape, f32::NAN), (&device, DType::F32))
@@ -38,11 +45,12 @@ impl QuantizeBackend for Cuda {
 
     fn encode(quantizer: &VectorQuantizer, rows: Tensor<Self, 2>) -> Result<Vec<u32>> {
         let ([n, _], device) = (rows.dims(), rows.device());
-        Resident::of(&mut quantizer.lock(), &device, n.min(ENCODED))?.encode(rows)
+        // Rows go in parts: whatever fits there is enough.
+        Resident::of(&mut quantizer.lock(), &device, 1, n.min(ENCODED))?.encode(rows)
     }
 
     fn decode(quantizer: &VectorQuantizer, codes: &[u32], device: &Self::Device) -> Result<Tensor<Self, 2>> {
-        Resident::of(&mut quantizer.lock(), device, codes.len().min(ENCODED))?.decode(codes)
+        Resident::of(&mut quantizer.lock(), device, 1, codes.len().min(ENCODED))?.decode(codes)
     }
 }
 
@@ -50,6 +58,7 @@ impl Resident {
     fn pass(&mut self, rows: Tensor<Cuda, 2>) -> Result<Pass<Cuda>> {
         self.pass = None;
         self.codes.clear();
+        self.restarted.clear();
         let rows = Rows::of(rows);
         let elements = rows.n * rows.inputs;
         let (packed, codes) = (room(elements + 2, &self.device), room_for_codes(rows.n, &self.device));

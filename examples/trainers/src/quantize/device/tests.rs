@@ -172,6 +172,40 @@ fn host_and_device_take_turns() {
     }
 }
 
+/// What is encoded or decoded between an update and its optimizer's turn, however much, takes nothing from it.
+#[test]
+fn encoding_before_the_optimizer_takes_its_turn_changes_nothing() {
+    let Some(device) = device() else { return };
+    for config in configs() {
+        let [looked_at, left_alone] = [true, false].map(|looks| {
+            let there = shared(config);
+            let rows = Tensor::<Autodiff<Cuda>, 2>::from_inner(tensor(&values(1, N * 20), [N, 20], &device));
+            let quantized = there.forward(rows.clone().require_grad()).expect("a pass");
+            (quantized.output.sum() + quantized.codebook_loss + quantized.commitment_loss).backward();
+            there.update().expect("an update");
+            let restarted = there.last_restarted();
+            if looks {
+                let many = tensor(&values(2, 3 * N * 20), [3 * N, 20], &device);
+                let codes = there.encode(many).expect("codes");
+                drop(there.decode::<Cuda>(&codes, &device).expect("rows"));
+            }
+            let mut updates = 0;
+            let mut apply = || there.apply(|update| (update.values[0], updates) = (update.gradient[0], updates + 1));
+            apply().expect("copies");
+            apply().expect("nothing is left to do");
+            assert_eq!((there.last_codes(), there.last_restarted()), (quantized.codes, restarted));
+            (there, updates)
+        });
+        assert_eq!(looked_at.1, left_alone.1);
+        assert!(looked_at.1 > 0 || !config.factorize);
+        same_state(&looked_at.0, &left_alone.0);
+        // A pass has restarted nothing yet.
+        let rows = tensor(&values(3, N * 20), [N, 20], &device);
+        looked_at.0.forward(rows).expect("a pass");
+        assert!(looked_at.0.last_restarted().is_empty());
+    }
+}
+
 #[test]
 fn calls_out_of_turn_are_told() {
     let Some(device) = device() else { return };
