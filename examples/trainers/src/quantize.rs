@@ -68,12 +68,10 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use burn::tensor::backend::Backend;
 use burn::tensor::{FloatDType, Tensor, TensorPrimitive};
-#[cfg(doc)]
-use vq_kernels::Error;
-#[cfg(doc)]
-use vq_kernels::NO_CODE;
 use vq_kernels::quantizer::{Config, Quantizer, Report, Update};
 use vq_kernels::{Cpu, Isa, Pool, Result, ops};
+#[cfg(doc)]
+use vq_kernels::{Error, NO_CODE};
 
 mod autodiff;
 mod backend;

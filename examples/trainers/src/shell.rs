@@ -18,8 +18,8 @@ mod state;
 mod task;
 
 pub use checkpoint::{Checkpoint, Extra, identity, load_module};
-pub(crate) use coder::frozen;
 pub use coder::{Coder, SharedPool, pool};
+pub(crate) use coder::{frozen, optimize};
 pub use codes::{Codes, System};
 pub use options::{CodeOptions, DataOptions, RunOptions, SettingOptions, kind_of};
 pub use report::{counts_svg, curves_svg, enlarged, pictures, read_log, utilization_svg, write_json};

@@ -8,8 +8,7 @@ use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
 use burn::tensor::{Tensor, TensorPrimitive};
 use vq_kernels::Result;
 
-use super::backend::Claim;
-use super::{Pass, QuantizeBackend, VectorQuantizer};
+use super::{Claim, Pass, QuantizeBackend, VectorQuantizer};
 
 impl<B: QuantizeBackend, C: CheckpointStrategy> QuantizeBackend for Autodiff<B, C> {
     fn lend<const D: usize, R>(tensor: &Tensor<Self, D>, read: impl FnOnce(&[f32]) -> R) -> R {

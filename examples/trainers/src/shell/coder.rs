@@ -85,8 +85,7 @@ impl Coder {
     /// After `backward`: statistics, moving averages, restarts, and the optimizer's step.
     pub(super) fn learn(&mut self, lr: f64) -> Result<Updated, Failure> {
         let updated = self.handle.update()?;
-        learning::forget(&mut self.adam, self.handle.last_restarted());
-        self.handle.apply(|update| self.adam.update(update, lr))?;
+        optimize(&self.handle, &mut self.adam, lr)?;
         Ok(updated)
     }
 
@@ -136,6 +135,12 @@ impl Coder {
     pub(super) fn moments(&self, prefix: &str) -> Vec<Tensor<'_>> {
         learning::adam_tensors(prefix, &self.adam)
     }
+}
+
+/// After an update, the optimizer's part of a step, wherever the quantizer is: as [`learning::apply`].
+pub(crate) fn optimize(handle: &VectorQuantizer, adam: &mut Adam, lr: f64) -> Result<(), Failure> {
+    learning::forget(adam, handle.last_restarted());
+    Ok(handle.apply(|update| adam.update(update, lr))?)
 }
 
 /// A quantizer's tensors, but for frozen centres.

@@ -6,6 +6,7 @@ use burn::module::Module;
 use burn::optim::GradientsParams;
 use burn::tensor::backend::AutodiffBackend;
 use burn::tensor::{FloatDType, Tensor};
+use vq_kernels::quantizer::Quantizer;
 use vq_kernels::rng::Rng;
 
 use super::config::{Adversary, Config, GanLoss};
@@ -21,7 +22,6 @@ use crate::params::{add_gradients, cast, cast_gradients, host};
 use crate::quantize::VectorQuantizer;
 use crate::shell::CURE;
 use crate::shell::{Coder, Coding, SharedPool, State};
-use vq_kernels::quantizer::Quantizer;
 
 pub use crate::shell::TrainBackend;
 

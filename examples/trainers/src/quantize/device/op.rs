@@ -14,6 +14,9 @@ use super::{Passed, Resident};
 /// Rows that are encoded at a time where no pass has asked for room yet.
 const ENCODED: usize = 8192;
 
+/// A backward whose pass is over.
+const OUT_OF_TURN: Error = Error::Order { op: "backward", expected: "its forward, and no other call since," };
+
 impl QuantizeBackend for Cuda {
     fn pass(quantizer: &VectorQuantizer, rows: Tensor<Self, 2>) -> Result<Pass<Self>> {
         let ([n, _], device) = (rows.dims(), rows.device());
@@ -28,8 +31,7 @@ impl QuantizeBackend for Cuda {
     ) -> Tensor<Self, 2> {
         let (shape, device) = (rows.dims(), rows.device());
         let mut shared = quantizer.lock();
-        let out_of_turn = Error::Order { op: "backward", expected: "its forward, and no other call since," };
-        let found = Resident::found(&mut shared).ok_or(out_of_turn).and_then(|there| {
+        let found = Resident::found(&mut shared).ok_or(OUT_OF_TURN).and_then(|there| {
             there.pass_back(claim, packed).inspect_err(|failed| {
                 // Another pass than the one that is there leaves that one alone.
                 if !matches!(failed, Error::Order { .. }) {
@@ -88,8 +90,7 @@ impl Resident {
     /// From the gradient at what [`pass`](Self::pass) packed to that at the rows, `[n, inputs]`.
     fn pass_back(&mut self, claim: &Claim, packed: Tensor<Cuda, 1>) -> Result<Tensor<Cuda, 2>> {
         let of_it = self.pass.as_ref().filter(|pass| Arc::ptr_eq(&pass.claim, &claim.0));
-        let Passed { rows, codes, .. } =
-            of_it.ok_or(Error::Order { op: "backward", expected: "its forward, and no other call since," })?;
+        let Passed { rows, codes, .. } = of_it.ok_or(OUT_OF_TURN)?;
         let (n, inputs) = (rows.n, rows.inputs);
         let (elements, gradient) = (n * inputs, room(n * inputs, &self.device));
         if n == 0 {

@@ -5,7 +5,7 @@ use burn::backend::{Autodiff, Flex};
 use burn::tensor::backend::{AutodiffBackend, Backend};
 use burn::tensor::{DType, TensorData};
 use vq_kernels::ops::restart::Rule;
-use vq_kernels::quantizer::{Config, Estimator, Initial, Learner, StateRef};
+use vq_kernels::quantizer::{Config, Estimator, Initial, Learner, Loss, StateRef};
 use vq_kernels::rng::Rng;
 use vq_kernels::{Cpu, MatRef, NO_CODE};
 
@@ -76,11 +76,20 @@ fn configs() -> [Config; 5] {
     [averaged, by_distance, learned, Config { dim: 20, factorize: false, normalize: false, ..learned }, centres]
 }
 
-/// A step on both sides: what a loss is made of, and its derivatives on their way, are burn's own kernels there.
-fn steps<A: AutodiffBackend + QuantizeBackend>(
+/// What a step gave: gradient, output and the two terms; codes; what its update did; the loss, rows with a code and without.
+#[derive(Debug, PartialEq)]
+struct Step {
+    floats: [Vec<f32>; 4],
+    codes: Vec<u32>,
+    updated: Updated,
+    report: (Loss, usize, usize),
+}
+
+/// A step on one side: what a loss is made of, and its derivatives on their way, are burn's own kernels on a device.
+fn step_of<A: AutodiffBackend + QuantizeBackend>(
     quantizer: &VectorQuantizer,
     [rows, weights]: [Tensor<A, 2>; 2],
-) -> (Vec<Vec<f32>>, Vec<u32>, Updated) {
+) -> Step {
     let rows = rows.require_grad();
     let quantized = quantizer.forward(rows.clone()).expect("a pass");
     let output = quantized.output.clone();
@@ -99,7 +108,9 @@ fn steps<A: AutodiffBackend + QuantizeBackend>(
     quantizer.apply(descend).expect("copies");
     assert_eq!(quantizer.last_codes(), quantized.codes);
     let [codebook, commitment] = terms.map(|term| host_of(term.inner()));
-    (vec![host_of(gradient), host_of(output.inner()), codebook, commitment], quantized.codes, updated)
+    let Report { loss, rows, without_code, .. } = quantized.report;
+    let floats = [host_of(gradient), host_of(output.inner()), codebook, commitment];
+    Step { floats, codes: quantized.codes, updated, report: (loss, rows, without_code) }
 }
 
 #[test]
@@ -115,14 +126,14 @@ fn steps_have_the_hosts_bits() {
                 weights[3 * 20 + 4] = f32::INFINITY;
             }
             let of_device = [&x, &weights].map(|values| tensor(values, [N, 20], &device));
-            let found = steps::<Autodiff<Cuda>>(&there, of_device.map(Tensor::from_inner));
+            let found = step_of::<Autodiff<Cuda>>(&there, of_device.map(Tensor::from_inner));
             let of_host = [&x, &weights].map(|values| flex(values, [N, 20]));
-            let expected = steps::<Autodiff<Flex>>(&here, of_host.map(Tensor::from_inner));
-            for (found, expected) in found.0.iter().flatten().zip(expected.0.iter().flatten()) {
+            let expected = step_of::<Autodiff<Flex>>(&here, of_host.map(Tensor::from_inner));
+            for (found, expected) in found.floats.iter().flatten().zip(expected.floats.iter().flatten()) {
                 assert!(found.to_bits() == expected.to_bits() || (found.is_nan() && expected.is_nan()));
             }
-            assert_eq!(found.0[0].iter().any(|x| x.is_nan()), step == 1);
-            assert_eq!((found.1, found.2), (expected.1, expected.2));
+            assert_eq!(found.floats[0].iter().any(|x| x.is_nan()), step == 1);
+            assert_eq!((found.codes, found.updated, found.report), (expected.codes, expected.updated, expected.report));
             assert_eq!(there.last_restarted(), here.last_restarted());
             restarted += there.last_restarted().len();
             assert!(away(&there) && !away(&here));
@@ -161,12 +172,12 @@ fn host_and_device_take_turns() {
             let found = match step % 2 {
                 0 => {
                     let on_device = both.each_ref().map(|values| tensor(values, [N, 20], &device));
-                    steps::<Autodiff<Cuda>>(&there, on_device.map(Tensor::from_inner))
+                    step_of::<Autodiff<Cuda>>(&there, on_device.map(Tensor::from_inner))
                 }
-                _ => steps::<Autodiff<Flex>>(&there, on_host()),
+                _ => step_of::<Autodiff<Flex>>(&there, on_host()),
             };
             assert_eq!(away(&there), step % 2 == 0);
-            assert_eq!(found, steps::<Autodiff<Flex>>(&here, on_host()));
+            assert_eq!(found, step_of::<Autodiff<Flex>>(&here, on_host()));
         }
         same_state(&there, &here);
     }

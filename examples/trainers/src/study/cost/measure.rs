@@ -13,6 +13,7 @@ use crate::common::random::SplitMix64;
 use crate::common::terminal::interrupted;
 use crate::data::{Batches, Dataset, Source};
 use crate::losses::perceptual::Perceptual;
+use crate::shell::optimize;
 use crate::vqgan::config::{Config, System};
 use crate::vqgan::trainer::{TrainBackend, Trainer};
 
@@ -77,8 +78,7 @@ fn quantizer_times<B: TrainBackend>(
                 + quantized.commitment_loss.mul_scalar(config.losses.commitment);
             let _gradients = loss.backward();
             handle.update()?;
-            learning::forget(&mut adam, handle.last_restarted());
-            Ok(handle.apply(|update| adam.update(update, config.settings.optimizer.lr))?)
+            optimize(handle, &mut adam, config.settings.optimizer.lr)
         })?;
         if i > 0 {
             times.push(seconds);
